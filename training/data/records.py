@@ -1,0 +1,92 @@
+"""The one record type that every reader makes and everything downstream takes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message is one sentence that says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A labelled rectangle in pixels of the image as stored; right and bottom are exclusive."""
+
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where an image's bytes are: a file, a member of a tar shard, or bytes in memory."""
+
+    path: str
+    member: str | None = None  # name inside a tar shard
+    data: bytes | None = None  # already in memory (datasets, parquet)
+
+    def read(self) -> bytes:
+        """Return the encoded image. Raises DataError when the file or the member is missing."""
+        if self.data is not None:
+            return self.data
+        try:
+            if self.member is None:
+                return Path(self.path).read_bytes()
+            return _read_member(self.path, self.member)
+        except (OSError, KeyError, tarfile.TarError) as error:
+            raise DataError(f"The image {self} cannot be read: {error}.") from error
+
+    @property
+    def key(self) -> str:
+        """A stable identity without reading the file: absolute path, `shard::member` or sha256."""
+        if self.data is not None:
+            return f"sha256:{hashlib.sha256(self.data).hexdigest()}"
+        path = os.path.abspath(self.path)
+        return path if self.member is None else f"{path}::{self.member}"
+
+    def __str__(self) -> str:
+        return self.path if self.member is None else f"{self.path}::{self.member}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training or evaluation example: an image with captions, or with a question and answers.
+
+    `texts` is empty only where the source keeps its answers secret (an evaluation server's test
+    split).
+    """
+
+    image: ImageRef
+    texts: tuple[str, ...]  # captions; or answers, one for each annotator (ten for VQA v2)
+    question: str | None = None
+    weight: float = 1.0
+    boxes: tuple[Box, ...] = ()
+    id: str = ""  # question or image id of the source, as its evaluation server expects
+    source: str = ""  # name of the source, e.g. "flickr8k"
+    kind: str = ""  # answer type or question type where the source has one
+    synthetic: bool = False
+
+
+def _read_member(path: str, member: str) -> bytes:
+    offset, size = _tar_index(path, os.stat(path).st_mtime_ns)[member]
+    with open(path, "rb") as shard:
+        shard.seek(offset)
+        return shard.read(size)
+
+
+@lru_cache(maxsize=256)
+def _tar_index(path: str, modified_ns: int) -> dict[str, tuple[int, int]]:
+    """Map each member to its (offset, size), so that random reads need no scan of the shard.
+
+    `modified_ns` is part of the cache key only: a shard written anew is indexed anew.
+    """
+    with tarfile.open(path, "r:") as shard:
+        return {entry.name: (entry.offset_data, entry.size) for entry in shard if entry.isfile()}
