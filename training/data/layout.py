@@ -1,0 +1,131 @@
+"""Where the files of a public dataset lie, which split they hold, and how their rows are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from training.data.records import DataError, Record
+from training.data.report import Broken, Report
+
+Row = TypeVar("Row")
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+# Names under which sources keep the same split.
+DEV_NAMES = ("dev", "val", "valid", "validation")
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 text file without its byte order mark. Raises DataError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"The file {path} is missing.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The file {path} cannot be read as UTF-8 text: {error}.") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the stripped, non-empty lines of a text file. Raises DataError."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises DataError."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"The file {path} is not valid JSON: {error}.") from error
+
+
+def find_file(path: str | Path, names: Sequence[str], what: str) -> Path:
+    """Return `path` if it is a file, else the first file in it that matches a glob of `names`."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    for name in names:
+        if found := sorted(path.glob(name)):
+            return found[0]
+    if not path.exists():
+        raise DataError(f"There is no file or folder {path}.")
+    raise DataError(f"The folder {path} has no {what} ({' or '.join(names)}).")
+
+
+def find_images(root: Path, images: str | Path | None, names: Sequence[str]) -> Path:
+    """Return the image folder: `images` if given, else the first of `names` under `root`."""
+    if images is not None:
+        if not Path(images).is_dir():
+            raise DataError(f"The image folder {images} does not exist.")
+        return Path(images)
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"{root} has no image folder ({', '.join(names)}); name it with images=.")
+
+
+def existing_name(folder: Path, names: Sequence[str]) -> int:
+    """Return the index of the first of `names` that exists in `folder`, 0 if none does."""
+    return next((i for i, name in enumerate(names) if (folder / name).exists()), 0)
+
+
+def pick_split(split: str, available: Iterable[str], where: str | Path) -> str:
+    """Return the name under which `available` holds `split`. Raises DataError.
+
+    dev, val, valid and validation are one split under different names.
+    """
+    names = list(available)
+    wanted = DEV_NAMES if split in DEV_NAMES else (split,)
+    for name in (split, *wanted):
+        if name in names:
+            return name
+    raise DataError(f"{where} has no split {split!r}; it has {', '.join(names) or 'none'}.")
+
+
+def held_out(names: Iterable[str], split: str, where: str | Path) -> list[str]:
+    """Return the part of `names` that is `split`, for a source that defines no split itself.
+
+    The rule: sort the names; of each ten, the ninth is dev, the tenth is test, the others are
+    train; `all` is everything.
+    """
+    ordered = sorted(names)
+    chosen = pick_split(split, ("train", "dev", "test", "all"), where)
+    if chosen == "all":
+        return ordered
+    part = {8: "dev", 9: "test"}
+    return [name for i, name in enumerate(ordered) if part.get(i % 10, "train") == chosen]
+
+
+def parse_rows(
+    rows: Iterable[Row],
+    parse: Callable[[Row], Iterator[Record]],
+    where: str | Path,
+    report: Report | None,
+) -> Iterator[Record]:
+    """Yield the records of each row.
+
+    A row that does not have the shape of the format goes into the report; without a report it
+    raises DataError.
+    """
+    for number, row in enumerate(rows):
+        try:
+            records = list(parse(row))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            broken = Broken(f"{where}, entry {number}", _reason(error))
+            if report is None:
+                raise DataError(f"{broken.where}: {broken.reason}") from error
+            report.skip(broken)
+            continue
+        if report is not None:
+            report.good += len(records)
+        yield from records
+    if report is not None:
+        report.check()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"the key {error} is missing"
+    return str(error)
