@@ -53,4 +53,4 @@ def test_flickr8k_real_data_has_the_official_counts(data_dir):
 
 def test_missing_split_names_those_that_exist():
     with pytest.raises(DataError, match="no split 'holdout'; it has dev, test, train, all"):
-        read(FIXTURES / "flickr8k", split="holdout")
+        list(read(FIXTURES / "flickr8k", split="holdout"))

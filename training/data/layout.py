@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from training.data.records import DataError, Record
+from training.data.records import DataError
 from training.data.report import Broken, Report
 
 Row = TypeVar("Row")
+Parsed = TypeVar("Parsed")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -25,7 +27,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise DataError(f"The file {path} is missing.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The file {path} cannot be read as UTF-8 text: {error}.") from error
+        raise DataError(f"The file {path} cannot be read as UTF-8 text: {error}.") from None
 
 
 def read_lines(path: Path) -> list[str]:
@@ -38,20 +40,44 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(f"The file {path} is not valid JSON: {error}.") from error
+        raise DataError(f"The file {path} is not valid JSON: {error}.") from None
 
 
-def find_file(path: str | Path, names: Sequence[str], what: str) -> Path:
-    """Return `path` if it is a file, else the first file in it that matches a glob of `names`."""
+def find_file(path: str | Path, names: Sequence[str]) -> Path:
+    """Return `path` if it is a file, else the first file under it that matches a glob of `names`."""
     path = Path(path)
     if path.is_file():
         return path
+    if not path.is_dir():
+        raise DataError(f"There is no file or folder {path}.")
     for name in names:
         if found := sorted(path.glob(name)):
             return found[0]
-    if not path.exists():
-        raise DataError(f"There is no file or folder {path}.")
-    raise DataError(f"The folder {path} has no {what} ({' or '.join(names)}).")
+    raise DataError(f"The folder {path} has no {' or '.join(names)}.")
+
+
+def split_files(path: str | Path, folders: Sequence[str], pattern: str) -> dict[str, Path]:
+    """Map each split to its file, from names in `path` or its `folders`.
+
+    `pattern` is a regular expression for the whole name whose one group is the split.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"There is no folder {path}.")
+    found: dict[str, Path] = {}
+    for folder in (".", *folders):
+        for file in sorted((path / folder).glob("*")):
+            if match := re.fullmatch(pattern, file.name):
+                found.setdefault(match[1], file)
+    return found
+
+
+def split_file(path: str | Path, folders: Sequence[str], pattern: str, split: str) -> Path:
+    """Return `path` if it is a file, which then is the split, else the file that holds `split`."""
+    if Path(path).is_file():
+        return Path(path)
+    files = split_files(path, folders, pattern)
+    return files[pick_split(split, files, path)]
 
 
 def find_images(root: Path, images: str | Path | None, names: Sequence[str]) -> Path:
@@ -66,7 +92,7 @@ def find_images(root: Path, images: str | Path | None, names: Sequence[str]) -> 
     raise DataError(f"{root} has no image folder ({', '.join(names)}); name it with images=.")
 
 
-def existing_name(folder: Path, names: Sequence[str]) -> int:
+def existing(folder: Path, names: Sequence[str]) -> int:
     """Return the index of the first of `names` that exists in `folder`, 0 if none does."""
     return next((i for i, name in enumerate(names) if (folder / name).exists()), 0)
 
@@ -100,32 +126,27 @@ def held_out(names: Iterable[str], split: str, where: str | Path) -> list[str]:
 
 def parse_rows(
     rows: Iterable[Row],
-    parse: Callable[[Row], Iterator[Record]],
+    parse: Callable[[Row], Iterator[Parsed]],
     where: str | Path,
     report: Report | None,
-) -> Iterator[Record]:
-    """Yield the records of each row.
-
-    A row that does not have the shape of the format goes into the report; without a report it
-    raises DataError.
-    """
+) -> Iterator[Parsed]:
+    """Yield what `parse` makes of each row; a row without the shape of the format is skipped."""
     for number, row in enumerate(rows):
         try:
-            records = list(parse(row))
+            parsed = list(parse(row))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            broken = Broken(f"{where}, entry {number}", _reason(error))
-            if report is None:
-                raise DataError(f"{broken.where}: {broken.reason}") from error
-            report.skip(broken)
+            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            skip(f"{where}, entry {number}", reason, report)
             continue
         if report is not None:
-            report.good += len(records)
-        yield from records
+            report.good += 1
+        yield from parsed
     if report is not None:
         report.check()
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"the key {error} is missing"
-    return str(error)
+def skip(where: str, reason: str, report: Report | None) -> None:
+    """Put a broken entry into the report; without a report it is a DataError."""
+    if report is None:
+        raise DataError(f"{where}: {reason}")
+    report.skip(Broken(where, reason))

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from training.data.layout import (
-    existing_name,
+    existing,
     find_images,
     parse_rows,
     pick_split,
     read_json,
     read_lines,
+    split_file,
 )
-from training.data.records import DataError, ImageRef, Record
+from training.data.records import Box, DataError, ImageRef, Record
 from training.data.report import Report
 
 
@@ -28,41 +29,38 @@ def read_vqa_v2(
     annotations: str | Path | None = None,
     report: Report | None = None,
 ) -> Iterator[Record]:
-    """VQA v2 (and v1): the official questions file and, where it is public, the annotations file.
+    """VQA v2 (also v1 and OK-VQA): the official questions file and its annotations file.
 
-    `path` is the folder of both files; `questions` and `annotations` name them outright. A record
-    has the ten human answers in the order of the file, or none where the annotations are secret
-    (test, test-dev). Its kind is the answer type (yes/no, number, other) and its id the question
-    id, as the evaluation server expects.
+    `path` is the folder of both files, or the questions file. `questions` and `annotations` name
+    the files outright; questions alone are read without answers. A record has the ten human
+    answers in the order of the file, or none where they are secret (test, test-dev). Its kind is
+    the answer type (yes/no, number, other) and its id the question id.
     Source: Goyal et al., CVPR 2017; https://visualqa.org/download.html.
     """
-    folder = Path(path)
-    questions_path = Path(questions) if questions else _vqa_v2_file(folder, split, "questions")
-    if questions_path is None:
-        raise DataError(f"{folder} has no VQA questions of the split {split!r}.")
-    annotations_path = (
-        Path(annotations) if annotations else _vqa_v2_file(folder, split, "annotations")
-    )
-    if annotations_path is None and not split.startswith("test"):
-        raise DataError(f"{folder} has no VQA annotations of the split {split!r}.")
-
-    asked = read_json(questions_path)
+    if questions is None:
+        pattern = r"(?:v2_)?OpenEnded_mscoco_([a-z-]+)(?:20\d\d)?_questions\.json"
+        file = split_file(path, [], pattern, split)
+        name = file.name.replace("OpenEnded_", "").replace("questions", "annotations")
+        paired = file.with_name(name)
+        if annotations is None and ("_test" not in name or paired.exists()):
+            annotations = paired
+    else:
+        file = Path(questions)
+    asked = read_json(file)
+    rows: list[dict[str, Any]] = asked["questions"]
+    answered = None
+    if annotations is not None:
+        answers_of = read_json(Path(annotations))["annotations"]
+        answered = {row["question_id"]: row for row in answers_of}
     # The questions of test-dev are about the images of test.
     subset = asked["data_subtype"].replace("test-dev", "test")
-    image_folder = find_images(folder, images, ["images", subset, "."])
-    patterns = [f"COCO_{subset}_{{:012d}}.jpg", f"{subset}/COCO_{subset}_{{:012d}}.jpg"]
-    patterns.append("{:012d}.jpg")  # the images as COCO 2017 names them
-    rows: list[dict[str, Any]] = asked["questions"]
-    first = [pattern.format(row["image_id"]) for row in rows[:1] for pattern in patterns]
-    pattern = patterns[existing_name(image_folder, first)]
-    answered = {}
-    if annotations_path is not None:
-        answered = {row["question_id"]: row for row in read_json(annotations_path)["annotations"]}
+    folder = find_images(file.parent, images, ["images", subset])
+    image_name = _coco_image_name(folder, subset, rows)
 
     def parse(row: dict[str, Any]) -> Iterator[Record]:
-        answer = answered[row["question_id"]] if answered else {"answers": ()}
+        answer = answered[row["question_id"]] if answered is not None else {"answers": ()}
         yield Record(
-            image=ImageRef(str(image_folder / pattern.format(row["image_id"]))),
+            image=ImageRef(str(folder / image_name.format(row["image_id"]))),
             texts=tuple(given["answer"] for given in answer["answers"]),
             question=row["question"],
             id=str(row["question_id"]),
@@ -70,14 +68,16 @@ def read_vqa_v2(
             kind=answer.get("answer_type", ""),
         )
 
-    return parse_rows(rows, parse, questions_path, report)
+    yield from parse_rows(rows, parse, file, report)
 
 
-def _vqa_v2_file(folder: Path, split: str, what: str) -> Path | None:
-    """Find e.g. v2_OpenEnded_mscoco_train2014_questions.json; the year may be missing."""
-    pattern = re.compile(rf"_{re.escape(split)}(20\d\d)?_{what}\.json$")
-    found = [path for path in sorted(folder.glob(f"*_{what}.json")) if pattern.search(path.name)]
-    return found[0] if found else None
+def _coco_image_name(folder: Path, subset: str, rows: list[dict[str, Any]]) -> str:
+    """The format of image names: as of COCO 2014, the same in a subfolder, or as of COCO 2017."""
+    name = f"COCO_{subset}_{{:012d}}.jpg"
+    names = [name, f"{subset}/{name}", "{:012d}.jpg"]
+    if not rows:
+        return name
+    return names[existing(folder, [name.format(rows[0]["image_id"]) for name in names])]
 
 
 def read_daquar(
@@ -100,29 +100,29 @@ def read_daquar(
     lines = read_lines(pairs)
     if len(lines) % 2:
         raise DataError(f"{pairs} has an odd number of lines; questions and answers must pair.")
-    wanted = set(_daquar_images(folder, split))
+    names = _daquar_images(folder, split)
+    wanted = set(names)
     image_folder = find_images(folder, images, ["images", "nyu_depth_images"])
-    suffix = (".jpg", ".png")[
-        existing_name(image_folder, [f"{name}{end}" for name in wanted for end in (".jpg", ".png")])
-        % 2
-    ]
-    rows = [
-        (index, question, answer)
-        for index, (question, answer) in enumerate(zip(lines[::2], lines[1::2], strict=True))
-        if _daquar_image(question) in wanted
-    ]
+    suffixes = (".jpg", ".png")
+    suffix = suffixes[existing(image_folder, [f"{names[0]}{suffix}" for suffix in suffixes])]
 
-    def parse(row: tuple[int, str, str]) -> Iterator[Record]:
-        index, question, answer = row
-        yield Record(
-            image=ImageRef(str(image_folder / f"{_daquar_image(question)}{suffix}")),
-            texts=(answer,),
-            question=_daquar_question(question),
-            id=str(index),
-            source="daquar",
-        )
+    def parse(row: tuple[int, tuple[str, str]]) -> Iterator[Record]:
+        index, (question, answer) = row
+        mentions = re.findall(r"image\s*(\d+)", question)
+        if not mentions:
+            raise ValueError(f"the question {question[:60]!r} names no image")
+        name = f"image{mentions[-1]}"
+        if name in wanted:
+            yield Record(
+                image=ImageRef(str(image_folder / f"{name}{suffix}")),
+                texts=(answer,),
+                question=_daquar_question(question),
+                id=str(index),
+                source="daquar",
+            )
 
-    return parse_rows(rows, parse, pairs, report)
+    rows = enumerate(zip(lines[::2], lines[1::2], strict=True))
+    yield from parse_rows(rows, parse, pairs, report)
 
 
 def _daquar_images(folder: Path, split: str) -> list[str]:
@@ -135,16 +135,91 @@ def _daquar_images(folder: Path, split: str) -> list[str]:
     return [name for i, name in enumerate(names, 1) if (i % 8 == 0) == (chosen == "dev")]
 
 
-def _daquar_image(question: str) -> str:
-    """The image a question is about: its last mention of one."""
-    mentions = re.findall(r"image\s*(\d+)", question)
-    return f"image{mentions[-1]}" if mentions else ""
-
-
 def _daquar_question(question: str) -> str:
     question = re.sub(r"\s+in (the |this )?image\s*\d+\s*\?$", "?", question)
     question = re.sub(r"image\s*\d+", "image", question)
     return re.sub(r"\s+\?$", "?", question)
+
+
+def read_gqa(
+    path: str | Path,
+    split: str,
+    images: str | Path | None = None,
+    scene_graphs: str | Path | None = None,
+    balanced: bool = True,
+    report: Report | None = None,
+) -> Iterator[Record]:
+    """GQA: `{split}_balanced_questions.json`, or `{split}_all_questions.json` if not `balanced`.
+
+    `path` is the folder or the file. The kind is the structural type (verify, query, choose,
+    logical, compare). With `scene_graphs` (a `*_sceneGraphs.json` file) a record has the boxes of
+    the objects that its question and its answer name. Test questions have no answers.
+    Source: Hudson and Manning, CVPR 2019; https://cs.stanford.edu/people/dorarad/gqa/download.html.
+    """
+    part = "balanced" if balanced else "all"
+    file = split_file(
+        path, ["questions", "questions1.2"], rf"([a-z]+)_{part}_questions\.json", split
+    )
+    root = file.parent.parent if file.parent.name.startswith("questions") else file.parent
+    folder = find_images(root, images, ["images", "allImages/images"])
+    graphs = read_json(Path(scene_graphs)) if scene_graphs is not None else {}
+
+    def parse(row: tuple[str, dict[str, Any]]) -> Iterator[Record]:
+        question_id, asked = row
+        objects = graphs.get(asked["imageId"], {}).get("objects", {})
+        yield Record(
+            image=ImageRef(str(folder / f"{asked['imageId']}.jpg")),
+            texts=(asked["answer"],) if "answer" in asked else (),
+            question=asked["question"],
+            boxes=_gqa_boxes(asked, objects),
+            id=question_id,
+            source="gqa",
+            kind=asked["types"]["structural"] if "types" in asked else "",
+        )
+
+    yield from parse_rows(read_json(file).items(), parse, file, report)
+
+
+def _gqa_boxes(asked: dict[str, Any], objects: dict[str, Any]) -> tuple[Box, ...]:
+    named = asked.get("annotations", {})
+    ids = [*named.get("question", {}).values(), *named.get("answer", {}).values()]
+    found = [objects[i] for i in dict.fromkeys(ids) if i in objects]
+    return tuple(Box(o["name"], o["x"], o["y"], o["x"] + o["w"], o["y"] + o["h"]) for o in found)
+
+
+def read_vizwiz(
+    path: str | Path,
+    split: str,
+    images: str | Path | None = None,
+    answerable_only: bool = False,
+    report: Report | None = None,
+) -> Iterator[Record]:
+    """VizWiz-VQA: `{split}.json`, a list with ten answers and an `answerable` flag a question.
+
+    `path` is the file, or the folder with `Annotations/` and the image folders `train`, `val` and
+    `test`. The kind is the answer type; a question that is not answerable has the kind
+    "unanswerable", and is left out with `answerable_only`. The id is the image name, as the
+    evaluation server expects. Test questions have no answers.
+    Source: Gurari et al., CVPR 2018; https://vizwiz.org/tasks-and-datasets/vqa.
+    """
+    file = split_file(path, ["Annotations", "annotations"], r"(train|val|test)\.json", split)
+    root = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
+    folder = find_images(root, images, [file.stem, "images"])
+
+    def parse(row: dict[str, Any]) -> Iterator[Record]:
+        answerable = row.get("answerable", 1)
+        if answerable_only and not answerable:
+            return
+        yield Record(
+            image=ImageRef(str(folder / row["image"])),
+            texts=tuple(given["answer"] for given in row.get("answers", ())),
+            question=row["question"],
+            id=row["image"],
+            source="vizwiz",
+            kind=row.get("answer_type", "") if answerable else "unanswerable",
+        )
+
+    yield from parse_rows(read_json(file), parse, file, report)
 
 
 def read_easy_vqa(
@@ -161,24 +236,23 @@ def read_easy_vqa(
     Source: https://github.com/vzhou842/easy-VQA.
     """
     chosen = pick_split(split, ("train", "dev", "trainval", "test"), path)
-    folder = _easy_vqa_folder(path) / ("test" if chosen == "test" else "train")
-    image_folder = find_images(folder, images, ["images"])
-    questions = folder / "questions.json"
-    rows = enumerate(read_json(questions))
+    part = _easy_vqa_folder(path) / ("test" if chosen == "test" else "train")
+    folder = find_images(part, images, ["images"])
+    questions = part / "questions.json"
 
     def parse(row: tuple[int, list[Any]]) -> Iterator[Record]:
         index, (question, answer, image_id) = row
         if chosen in ("train", "dev") and (image_id % 10 == 9) != (chosen == "dev"):
             return
         yield Record(
-            image=ImageRef(str(image_folder / f"{image_id}.png")),
+            image=ImageRef(str(folder / f"{image_id}.png")),
             texts=(answer,),
             question=question,
             id=str(index),
             source="easy_vqa",
         )
 
-    return parse_rows(rows, parse, questions, report)
+    yield from parse_rows(enumerate(read_json(questions)), parse, questions, report)
 
 
 def _easy_vqa_folder(path: str | Path) -> Path:
