@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.data.readers import read
-from training.data.records import DataError
+from training.data.records import Box, DataError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -45,7 +45,7 @@ def test_vqa_v2_takes_explicit_files():
 def test_vqa_v2_train_without_annotations_is_an_error(tmp_path):
     name = "v2_OpenEnded_mscoco_train2014_questions.json"
     (tmp_path / name).write_bytes((FIXTURES / "vqa_v2" / name).read_bytes())
-    with pytest.raises(DataError, match="v2_mscoco_train2014_annotations.json is missing"):
+    with pytest.raises(DataError, match=r"v2_mscoco_train2014_annotations.json is missing"):
         list(read(tmp_path, split="train"))
 
 
@@ -97,7 +97,7 @@ def test_daquar_real_data_has_the_published_counts(data_dir):
     assert counts == {"trainval": 6795, "test": 5673}
     train, dev, test = (images_of(folder, split) for split in ("train", "dev", "test"))
     assert len(dev) == 99
-    assert train.isdisjoint(dev) and train.isdisjoint(test) and dev.isdisjoint(test)
+    assert len(train | dev | test) == len(train) + len(dev) + len(test)
     assert all(Path(key).is_file() for key in train | dev | test)
     assert not any("image1" in record.question for record in read(folder, split="train"))
 
@@ -109,3 +109,36 @@ def test_vqa_v2_real_data_has_its_counts_and_disjoint_images(data_dir):
     assert all(len(record.texts) == 10 for record in train + val)
     assert images_of(folder, "train").isdisjoint(images_of(folder, "val"))
     assert all(Path(record.image.path).is_file() for record in train + val)
+
+
+def test_gqa_gives_types_and_boxes_of_the_named_objects():
+    folder = FIXTURES / "gqa"
+    graphs = folder / "train_sceneGraphs.json"
+    records = list(read(folder, split="train", scene_graphs=graphs))
+    assert [record.id for record in records] == ["05515938", "05515937"]
+    assert [record.kind for record in records] == ["query", "verify"]
+    assert records[0].texts == ("green",)
+    assert records[0].boxes == (Box("square", 6, 4, 18, 14), Box("table", 0, 0, 24, 18))
+    assert records[1].boxes == ()
+    assert records[0].image.read()
+    assert all(record.boxes == () for record in read(folder, split="train"))
+    (test,) = read(folder, split="test")
+    assert test.texts == ()
+
+
+def test_gqa_without_the_unbalanced_file_names_what_is_missing():
+    with pytest.raises(DataError, match="no split 'train'"):
+        list(read(FIXTURES / "gqa", split="train", balanced=False))
+
+
+def test_vizwiz_marks_and_leaves_out_unanswerable_questions():
+    folder = FIXTURES / "vizwiz"
+    records = list(read(folder, split="train"))
+    assert [record.kind for record in records] == ["other", "unanswerable"]
+    assert records[0].texts == ("red square",) * 9 + ("red",)
+    assert records[0].id == "VizWiz_train_00000000.jpg"
+    assert records[0].image.read()
+    assert list(read(folder, split="train", answerable_only=True)) == records[:1]
+    (test,) = read(folder, split="test")
+    assert test.texts == ()
+    assert test.image.read()

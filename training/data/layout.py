@@ -18,6 +18,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 # Names under which sources keep the same split.
 DEV_NAMES = ("dev", "val", "valid", "validation")
+SPLIT_NAMES = ("train", *DEV_NAMES, "test")
 
 
 def read_text(path: Path) -> str:
@@ -43,8 +44,16 @@ def read_json(path: Path) -> Any:
         raise DataError(f"The file {path} is not valid JSON: {error}.") from None
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Return the values of a file with one JSON value a line. Raises DataError."""
+    try:
+        return [json.loads(line) for line in read_lines(path)]
+    except json.JSONDecodeError as error:
+        raise DataError(f"The file {path} is not valid JSON lines: {error}.") from None
+
+
 def find_file(path: str | Path, names: Sequence[str]) -> Path:
-    """Return `path` if it is a file, else the first file under it that matches a glob of `names`."""
+    """Return `path` if it is a file, else the first file that matches one of the globs `names`."""
     path = Path(path)
     if path.is_file():
         return path

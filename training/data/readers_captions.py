@@ -106,7 +106,8 @@ def read_flickr8k(
     """Flickr8k with `Flickr8k.token.txt` (`name.jpg#k<TAB>caption`) and the official split lists.
 
     `path` is the folder or the token file; the lists `Flickr_8k.{train,dev,test}Images.txt` lie
-    beside it. The split `all` is every image of the token file, listed or not.
+    beside it. The split `all` is every image of the token file, listed or not. Copies of the file
+    that went through a CSV writer have captions with commas in quotes; these are taken off.
     Source: Hodosh, Young and Hockenmaier, JAIR 2013.
     """
     file = find_file(path, ["Flickr8k.token.txt"])
@@ -116,7 +117,7 @@ def read_flickr8k(
         name, tab, caption = line.partition("\t")
         if not (tab and "#" in name):
             raise ValueError(f"the line {line[:60]!r} is not `image#number<TAB>caption`")
-        yield name.rpartition("#")[0], caption.strip()
+        yield name.rpartition("#")[0], _unquote(caption.strip())
 
     captions = _group(parse_rows(read_lines(file), parse, file, report))
     names = _flickr8k_names(file.parent, split, captions)
@@ -140,7 +141,7 @@ def read_kaggle(
 
     def parse(row: list[str]) -> Iterator[tuple[str, str]]:
         name, caption = row
-        yield name.strip(), caption.strip()
+        yield name.strip(), caption.strip().replace('""', '"')
 
     rows = csv.reader(io.StringIO(read_text(file)))
     next(rows, None)  # the header
@@ -210,6 +211,14 @@ def read_textcaps(
         )
 
     yield from parse_rows(rows, parse, file, report)
+
+
+def _unquote(caption: str) -> str:
+    """Undo CSV quoting: quotes around the caption, with each quote inside it doubled."""
+    inner = caption[1:-1].replace('""', "")
+    if len(caption) > 1 and caption[0] == caption[-1] == '"' and '"' not in inner:
+        caption = caption[1:-1].replace('""', '"')
+    return caption.replace('""', '"')
 
 
 def _group(pairs: Iterable[tuple[Any, str]]) -> dict[Any, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from training.data.layout import (
     held_out,
     parse_rows,
     read_json,
-    read_text,
+    read_json_lines,
     split_file,
 )
 from training.data.records import DataError, ImageRef, Record
@@ -107,12 +106,7 @@ def _as_texts(value: str | list[str]) -> tuple[str, ...]:
 
 def _read_list(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSON file that holds a list, or of a file with one JSON value a line."""
-    if file.suffix == ".jsonl":
-        try:
-            return [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
-        except json.JSONDecodeError as error:
-            raise DataError(f"The file {file} is not valid JSON lines: {error}.") from None
-    rows = read_json(file)
+    rows = read_json_lines(file) if file.suffix == ".jsonl" else read_json(file)
     if not isinstance(rows, list):
         raise DataError(f"The file {file} must hold a list of rows.")
     return rows

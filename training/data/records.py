@@ -88,5 +88,13 @@ def _tar_index(path: str, modified_ns: int) -> dict[str, tuple[int, int]]:
 
     `modified_ns` is part of the cache key only: a shard written anew is indexed anew.
     """
+    whole = os.path.getsize(path)
+    members = {}
     with tarfile.open(path, "r:") as shard:
-        return {entry.name: (entry.offset_data, entry.size) for entry in shard if entry.isfile()}
+        try:
+            for entry in shard:
+                if entry.isfile() and entry.offset_data + entry.size <= whole:
+                    members[entry.name] = (entry.offset_data, entry.size)
+        except tarfile.ReadError:  # a truncated shard still gives the members that are whole
+            pass
+    return members

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.data.layout import held_out, pick_split, read_json, read_text
+from training.data.records import DataError
+
+
+@given(st.sets(st.text(min_size=1), max_size=60))
+def test_held_out_splits_are_a_partition_of_the_names(names):
+    parts = [held_out(names, split, "here") for split in ("train", "dev", "test")]
+    assert sorted(chain(*parts)) == sorted(names) == held_out(names, "all", "here")
+    assert len(parts[2]) == len(names) // 10
+
+
+@given(st.permutations([f"{i}.jpg" for i in range(25)]))
+def test_held_out_does_not_depend_on_the_order_of_the_names(names):
+    assert held_out(names, "test", "here") == ["17.jpg", "4.jpg"]
+
+
+def test_pick_split_knows_the_names_of_dev():
+    assert pick_split("dev", ["train", "validation"], "here") == "validation"
+    assert pick_split("val", ["train", "dev", "val"], "here") == "val"
+    with pytest.raises(DataError, match="here has no split 'dev'; it has train"):
+        pick_split("dev", ["train"], "here")
+    with pytest.raises(DataError, match="it has none"):
+        pick_split("dev", [], "here")
+
+
+def test_unreadable_text_and_json_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"missing.json is missing"):
+        read_json(tmp_path / "missing.json")
+    (tmp_path / "cut.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"cut.json is not valid JSON"):
+        read_json(tmp_path / "cut.json")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match="cannot be read as UTF-8"):
+        read_text(tmp_path / "latin.txt")
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfimage,caption")
+    assert read_text(tmp_path / "mark.txt") == "image,caption"

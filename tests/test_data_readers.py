@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.data.readers import READERS, detect_format, read
+from training.data.records import DataError, Record
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.mark.parametrize(
+    ("path", "format"),
+    [
+        ("coco", "coco"),
+        ("coco/annotations/captions_val2014.json", "coco"),
+        ("karpathy", "karpathy"),
+        ("karpathy/dataset_coco.json", "karpathy"),
+        ("flickr8k", "flickr8k"),
+        ("flickr8k/Flickr8k.token.txt", "flickr8k"),
+        ("kaggle", "kaggle"),
+        ("kaggle/captions.txt", "kaggle"),
+        ("flickr30k", "flickr30k"),
+        ("textcaps", "textcaps"),
+        ("textcaps/TextCaps_0.1_train.json", "textcaps"),
+        ("vqa_v2", "vqa_v2"),
+        ("vqa_v2/v2_OpenEnded_mscoco_val2014_questions.json", "vqa_v2"),
+        ("daquar", "daquar"),
+        ("gqa", "gqa"),
+        ("gqa/train_balanced_questions.json", "gqa"),
+        ("vizwiz", "vizwiz"),
+        ("vizwiz/Annotations/train.json", "vizwiz"),
+        ("easy_vqa", "easy_vqa"),
+        ("blip/coco_karpathy_train.json", "blip"),
+        ("blip/vqa_train.json", "blip"),
+        ("llava/train.json", "llava"),
+        ("imagefolder", "imagefolder"),
+        ("imagefolder_csv", "imagefolder"),
+        ("kohya", "kohya"),
+    ],
+)
+def test_format_is_detected(path, format):
+    assert detect_format(FIXTURES / path) == format
+
+
+def test_json_is_recognised_by_its_keys_whatever_its_name(tmp_path):
+    for path, format in (
+        ("coco/annotations/captions_val2014.json", "coco"),
+        ("karpathy/dataset_coco.json", "karpathy"),
+        ("textcaps/TextCaps_0.1_train.json", "textcaps"),
+        ("vqa_v2/v2_OpenEnded_mscoco_val2014_questions.json", "vqa_v2"),
+        ("gqa/train_balanced_questions.json", "gqa"),
+        ("vizwiz/Annotations/train.json", "vizwiz"),
+    ):
+        file = tmp_path / "data.json"
+        file.write_bytes((FIXTURES / path).read_bytes())
+        assert detect_format(file) == format
+
+
+def test_every_fixture_folder_has_a_reader_that_yields_records():
+    options = {
+        "coco": {"split": "val"},
+        "blip": {"path": FIXTURES / "blip" / "vqa_train.json"},
+        "llava": {"path": FIXTURES / "llava" / "train.json", "split": "all"},
+        "flickr30k": {"split": "all"},
+    }
+    folders = sorted(folder.name for folder in FIXTURES.iterdir())
+    for name in folders:
+        arguments = {"path": FIXTURES / name, "split": "train", **options.get(name, {})}
+        records = list(read(**arguments))
+        assert records, name
+        assert all(isinstance(record, Record) and record.image.read() for record in records)
+    made_in_tests = {"webdataset", "datasets"}
+    assert set(READERS) - made_in_tests <= set(folders)
+
+
+def test_unknown_format_names_the_known_ones():
+    with pytest.raises(DataError, match="no format 'cocoo'; the formats are coco, karpathy"):
+        read(FIXTURES, "cocoo")
+
+
+def test_unrecognised_and_missing_folders_are_errors(tmp_path):
+    with pytest.raises(DataError, match="is not recognised; name it with format="):
+        read(tmp_path)
+    with pytest.raises(DataError, match="There is no"):
+        list(read(tmp_path / "missing", "coco"))
+    for format in set(READERS) - {"datasets"}:
+        with pytest.raises(DataError):
+            list(read(tmp_path, format))
+
+
+def test_missing_image_folder_says_how_to_name_it(tmp_path):
+    for file in (FIXTURES / "flickr8k").glob("*.txt"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match=r"has no image folder .*; name it with images="):
+        list(read(tmp_path))
+    with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
+        list(read(tmp_path, images=tmp_path / "nowhere"))
+    images = FIXTURES / "flickr8k" / "images"
+    assert next(read(tmp_path, images=images)).image.read()
+
+
+def test_unknown_option_names_those_that_exist():
+    with pytest.raises(DataError, match="karpathy has no option 'column'; it takes restval"):
+        read(FIXTURES / "karpathy", column="x")
+    with pytest.raises(DataError, match="flickr8k has no option 'restval'; it takes none"):
+        read(FIXTURES / "flickr8k", restval=True)

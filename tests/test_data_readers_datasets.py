@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from training.data.readers import read
+from training.data.records import DataError
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PICTURES = [str(FIXTURES / "kohya" / "5_square" / f"{i}.png") for i in range(2)]
+
+
+@pytest.fixture(autouse=True)
+def cache_in_tmp(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def table():
+    columns = {"picture": PICTURES, "says": [["a red square", "red"], ["a green square"]]}
+    return datasets.Dataset.from_dict(columns).cast_column("picture", datasets.Image())
+
+
+def test_saved_dataset_gives_the_stored_bytes(tmp_path):
+    folder = tmp_path / "saved"
+    datasets.DatasetDict({"train": table(), "validation": table().select([0])}).save_to_disk(folder)
+    columns = {"image": "picture", "text": "says"}
+    records = list(read(folder, split="train", columns=columns))
+    assert [record.texts for record in records] == [("a red square", "red"), ("a green square",)]
+    assert records[0].image.read() == Path(PICTURES[0]).read_bytes()
+    assert records[0].image.key != records[1].image.key
+    assert len(list(read(folder, split="dev", columns=columns))) == 1
+    with pytest.raises(DataError, match="no split 'test'; it has train, validation"):
+        list(read(folder, split="test", columns=columns))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_files_of_a_hub_repository(tmp_path, streaming):
+    folder = tmp_path / "repository"
+    (folder / "data").mkdir(parents=True)
+    question = {
+        "image": PICTURES,
+        "question": ["What colour is it?"] * 2,
+        "answers": [[{"answer": "red"}, {"answer": "dark red"}], [{"answer": "green"}]],
+        "question_id": [7, 8],
+    }
+    stored = datasets.Dataset.from_dict(question).cast_column("image", datasets.Image())
+    stored.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    records = list(read(folder, "datasets", "train", streaming=streaming))
+    assert records[0].question == "What colour is it?"
+    assert records[0].texts == ("red", "dark red")
+    assert [record.id for record in records] == ["7", "8"]
+    assert records[1].image.read() == Path(PICTURES[1]).read_bytes()
+
+
+def test_a_name_that_cannot_be_loaded_is_one_error():
+    with pytest.raises(DataError, match="The dataset nobody/nothing cannot be loaded"):
+        list(read("nobody/nothing", "datasets"))

@@ -1,0 +1,69 @@
+"""Reader of any dataset of the `datasets` library, by name or path, with a map of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.data.columns import find_columns, row_record
+from training.data.layout import parse_rows, pick_split
+from training.data.records import DataError, ImageRef, Record
+from training.data.report import Report
+
+
+def read_datasets(
+    path: str | Path,
+    split: str,
+    images: str | Path | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+    config: str | None = None,
+    streaming: bool = False,
+    report: Report | None = None,
+) -> Iterator[Record]:
+    """Any `datasets` dataset: a hub name, a folder that `load_dataset` reads, or `save_to_disk`'s.
+
+    `columns` names the columns that are not recognised (see `columns.find_columns`) and `config`
+    the dataset's configuration. The images of a record are bytes in memory; where the image
+    column holds file names they are relative to `images`. With `streaming` the dataset is not
+    downloaded first.
+    Source: https://huggingface.co/docs/datasets/loading.
+    """
+    import datasets
+
+    try:
+        if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
+            loaded = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(str(path), config, streaming=streaming)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"The dataset {path} cannot be loaded: {error}") from error
+    if hasattr(loaded, "keys"):  # a dictionary of splits
+        table = loaded[pick_split(split, loaded.keys(), path)]
+    else:
+        table = loaded
+        pick_split(split, [str(table.split), "all"], path)
+
+    found = find_columns(table.column_names, columns, str(path))
+    if isinstance(table.features[found.image], datasets.Image):
+        # The bytes as stored: decoding is the business of the image pipeline.
+        table = table.cast_column(found.image, datasets.Image(decode=False))
+
+    def parse(row: tuple[int, dict[str, Any]]) -> Iterator[Record]:
+        number, cells = row
+        ref = _image_ref(cells[found.image], images, f"{path}#{number}")
+        yield row_record(cells, found, ref, str(number), str(path))
+
+    yield from parse_rows(enumerate(table), parse, path, report)
+
+
+def _image_ref(cell: Any, images: str | Path | None, place: str) -> ImageRef:
+    if isinstance(cell, bytes):
+        return ImageRef(place, data=cell)
+    if isinstance(cell, Mapping):
+        if cell.get("bytes") is not None:
+            return ImageRef(cell.get("path") or place, data=cell["bytes"])
+        cell = cell.get("path")
+    if not cell:
+        raise ValueError("the image is empty")
+    return ImageRef(str(Path(images or ".") / cell))

@@ -1,0 +1,122 @@
+"""Readers of one's own folder of images: with a metadata table, or with a text file each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.data.columns import find_columns, row_record
+from training.data.layout import (
+    IMAGE_SUFFIXES,
+    SPLIT_NAMES,
+    held_out,
+    parse_rows,
+    pick_split,
+    read_json_lines,
+    read_text,
+)
+from training.data.records import DataError, ImageRef, Record
+from training.data.report import Report
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+
+def read_imagefolder(
+    path: str | Path,
+    split: str,
+    images: str | Path | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+    report: Report | None = None,
+) -> Iterator[Record]:
+    """Hugging Face image folder: images and `metadata.jsonl`, `.csv` or `.parquet`.
+
+    The metadata lies in a folder for each split (`train/`, `validation/`, `test/`), or in `path`
+    itself, where images are held out by the rule of `layout.held_out`. `file_name` is relative to
+    the metadata file, or to `images`. `columns` names the columns that are not recognised; see
+    `columns.find_columns`. An `objects` column gives the boxes.
+    Source: https://huggingface.co/docs/datasets/image_dataset.
+    """
+    root, is_split = _split_folder(Path(path), split, _has_metadata)
+    file = next((root / name for name in METADATA if (root / name).is_file()), None)
+    if file is None:
+        raise DataError(f"The folder {root} has no {' or '.join(METADATA)}.")
+    rows = _read_table(file)
+    found = find_columns(dict.fromkeys(key for row in rows for key in row), columns, str(file))
+    folder = Path(images) if images is not None else root
+    names = {str(row[found.image]) for row in rows if row.get(found.image)}
+    wanted = names if is_split else set(held_out(names, split, file))
+
+    def parse(row: dict[str, Any]) -> Iterator[Record]:
+        name = row[found.image]
+        if not name:
+            raise ValueError(f"the column {found.image} is empty")
+        if name in wanted:
+            yield row_record(row, found, ImageRef(str(folder / name)), name, "imagefolder")
+
+    yield from parse_rows(rows, parse, file, report)
+
+
+def read_kohya(
+    path: str | Path,
+    split: str,
+    images: str | Path | None = None,
+    extension: str = ".txt",
+    report: Report | None = None,
+) -> Iterator[Record]:
+    """A folder of images, each with its captions in a text file of the same name, one a line.
+
+    Images are sought in all subfolders; `images` names another folder than that of the texts. A
+    folder for each split (`train/`, `val/`, `test/`) gives the splits; without them images are
+    held out by the rule of `layout.held_out`. kohya's repeat counts in folder names are not read:
+    weights belong to the mixing. The id is the image's path inside the folder.
+    Source: https://github.com/kohya-ss/sd-scripts/blob/main/docs/train_README-en.md.
+    """
+    root, is_split = _split_folder(Path(path), split, Path.is_dir)
+    folder = Path(images) if images is not None else root
+    names = sorted(
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    )
+    if not names:
+        raise DataError(f"The folder {folder} has no images.")
+
+    def parse(name: str) -> Iterator[Record]:
+        text_file = (root / name).with_suffix(extension)
+        if not text_file.is_file():
+            raise ValueError(f"{name} has no {text_file.name} beside it")
+        lines = [line.strip() for line in read_text(text_file).split("\n")]
+        texts = tuple(line for line in lines if line)
+        if not texts:
+            raise ValueError(f"{text_file.name} is empty")
+        yield Record(ImageRef(str(folder / name)), texts, id=name, source="kohya")
+
+    wanted = names if is_split else held_out(names, split, root)
+    yield from parse_rows(wanted, parse, root, report)
+
+
+def _split_folder(path: Path, split: str, holds: Callable[[Path], bool]) -> tuple[Path, bool]:
+    """Return the folder to read, and whether it holds the split alone."""
+    if not path.is_dir():
+        raise DataError(f"There is no folder {path}.")
+    splits = [name for name in SPLIT_NAMES if holds(path / name)]
+    if splits:
+        return path / pick_split(split, splits, path), True
+    return path, False
+
+
+def _has_metadata(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in METADATA)
+
+
+def _read_table(file: Path) -> list[dict[str, Any]]:
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(file).to_pylist()
+    if file.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(read_text(file))))
+    return read_json_lines(file)
