@@ -48,21 +48,24 @@ def find_columns(
                 raise DataError(f"{where} has no column {name!r}; it has {listed}.")
 
     def column(key: str, usual: Sequence[str]) -> str | None:
-        return given.get(key) or next((name for name in usual if name in names), None)
+        return str(given[key]) if key in given else next((n for n in usual if n in names), None)
 
     image = column("image", IMAGE_NAMES)
     question = column("question", QUESTION_NAMES)
-    text = column("text", ANSWER_NAMES if question else CAPTION_NAMES)
-    if text is None and question is None:
-        text = sorted(name for name in names if re.fullmatch(r"caption_?\d+", name))
-    if not (image and text):
+    if "text" in given:
+        texts = [given["text"]] if isinstance(given["text"], str) else list(given["text"])
+    else:
+        usual = ANSWER_NAMES if question else CAPTION_NAMES
+        texts = [name for name in usual if name in names][:1]
+        if not (texts or question):
+            texts = sorted(name for name in names if re.fullmatch(r"caption_?\d+", name))
+    if not (image and texts):
         missing = "text" if image else "image"
         raise DataError(
             f"{where} has no {missing} column that is recognised among {listed}; "
             f"name it with columns={{'{missing}': ...}}."
         )
-    texts = (text,) if isinstance(text, str) else tuple(text)
-    return Columns(image, texts, question, column("id", ID_NAMES))
+    return Columns(image, tuple(texts), question, column("id", ID_NAMES))
 
 
 def row_record(

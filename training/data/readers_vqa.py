@@ -58,7 +58,9 @@ def read_vqa_v2(
     image_name = _coco_image_name(folder, subset, rows)
 
     def parse(row: dict[str, Any]) -> Iterator[Record]:
-        answer = answered[row["question_id"]] if answered is not None else {"answers": ()}
+        answer: dict[str, Any] = {"answers": ()}
+        if answered is not None:
+            answer = answered[row["question_id"]]
         yield Record(
             image=ImageRef(str(folder / image_name.format(row["image_id"]))),
             texts=tuple(given["answer"] for given in answer["answers"]),
