@@ -1,0 +1,1 @@
+"""Caption and visual question answering metrics, and how much of a difference is noise."""
