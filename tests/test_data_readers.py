@@ -81,10 +81,11 @@ def test_unknown_format_names_the_known_ones():
 
 
 def test_unrecognised_and_missing_folders_are_errors(tmp_path):
-    with pytest.raises(DataError, match="is not recognised; name it with format="):
+    with pytest.raises(DataError, match="is not recognised; name the format"):
         read(tmp_path)
-    with pytest.raises(DataError, match="There is no"):
-        list(read(tmp_path / "missing", "coco"))
+    for format in (None, "coco"):
+        with pytest.raises(DataError, match="There is no file or folder"):
+            list(read(tmp_path / "missing", format))
     for format in set(READERS) - {"datasets"}:
         with pytest.raises(DataError):
             list(read(tmp_path, format))

@@ -72,7 +72,7 @@ def split_files(path: str | Path, folders: Sequence[str], pattern: str) -> dict[
     """
     path = Path(path)
     if not path.is_dir():
-        raise DataError(f"There is no folder {path}.")
+        raise DataError(f"There is no file or folder {path}.")
     found: dict[str, Path] = {}
     for folder in (".", *folders):
         for file in sorted((path / folder).glob("*")):

@@ -116,6 +116,8 @@ def detect_format(path: str | Path) -> str:
     path = Path(path)
     if str(path) in ("easy_vqa", "easy-vqa"):
         return "easy_vqa"
+    if not path.exists():
+        raise DataError(f"There is no file or folder {path}; a hub's name needs format datasets.")
     for format, patterns in TELLING_FILES.items():
         for pattern in patterns:
             if path.match(pattern) if path.is_file() else any(path.glob(pattern)):
@@ -129,4 +131,4 @@ def detect_format(path: str | Path) -> str:
     images = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if any(image.with_suffix(".txt").is_file() for image in images):
         return "kohya"
-    raise DataError(f"The format of {path} is not recognised; name it with format=.")
+    raise DataError(f"The format of {path} is not recognised; name the format.")

@@ -158,13 +158,16 @@ def _encode(
 
 def _write_shard(shard: Path, files: Iterable[tuple[str, bytes, bytes]]) -> None:
     unfinished = shard.with_suffix(".tar.unfinished")
-    with tarfile.open(unfinished, "w") as tar:
-        for number, (extension, image, content) in enumerate(files):
-            for name, data in ((extension, image), ("json", content)):
-                entry = tarfile.TarInfo(f"{shard.stem}-{number:06d}.{name}")
-                entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
-    os.replace(unfinished, shard)
+    try:
+        with tarfile.open(unfinished, "w") as tar:
+            for number, (extension, image, content) in enumerate(files):
+                for name, data in ((extension, image), ("json", content)):
+                    entry = tarfile.TarInfo(f"{shard.stem}-{number:06d}.{name}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+        os.replace(unfinished, shard)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _to_json(record: Record) -> dict[str, Any]:

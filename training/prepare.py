@@ -1,0 +1,187 @@
+"""Look at a dataset of any known format, or write it as shards."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training.data.describe import (
+    Overlap,
+    Summary,
+    find_overlaps,
+    plot_summaries,
+    quantile,
+    summarise,
+)
+from training.data.readers import READERS, read
+from training.data.records import DataError, Record
+from training.data.report import Report
+from training.data.shards import write_shards
+from training.data.synthetic import questions_from_captions
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+console = Console()
+
+SourcePath = Annotated[str, typer.Argument(help="The dataset's folder, file or name.")]
+Format = Annotated[str | None, typer.Option(help=f"One of {', '.join(READERS)}; else detected.")]
+Images = Annotated[Path | None, typer.Option(help="The image folder, if not beside the texts.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="An argument of the reader, as name=value.")
+]
+Limit = Annotated[float, typer.Option(help="The largest accepted share of broken entries.")]
+
+
+@app.command()
+def shards(
+    path: SourcePath,
+    out: Annotated[Path, typer.Argument(help="The folder to write the shards to.")],
+    split: Annotated[str, typer.Option(help="The split to write.")] = "train",
+    format: Format = None,
+    images: Images = None,
+    option: Options = None,
+    images_per_shard: Annotated[int, typer.Option(min=1)] = 1000,
+    questions: Annotated[
+        bool, typer.Option(help="Also write synthetic questions made from the captions.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic questions.")] = 0,
+    broken: Limit = 0.05,
+) -> None:
+    """Write one split as WebDataset shards."""
+    rows, pictures = Report(broken), Report(broken)
+    try:
+        records = read_all(path, format, split, images, option, rows)
+        if questions:
+            records += questions_from_captions(records, seed)
+        written = write_shards(records, out, split, images_per_shard, pictures)
+    except DataError as error:
+        fail(error)
+    console.print(f"{len(records)} records in {len(written)} shards in {out}")
+    for what, report in (("rows", rows), ("images", pictures)):
+        console.print(f"{what}: {report.summary()}", markup=False, highlight=False)
+
+
+@app.command()
+def stats(
+    path: SourcePath,
+    split: Annotated[
+        list[str] | None, typer.Option(help="A split; may be given several times. [default: train]")
+    ] = None,
+    format: Format = None,
+    images: Images = None,
+    option: Options = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures to this file.")] = None,
+    broken: Limit = 0.05,
+) -> None:
+    """Print lengths, vocabulary, answer types, and what the splits share."""
+    summaries: dict[str, Summary] = {}
+    try:
+        for name in split or ["train"]:
+            report = Report(broken)
+            summaries[name] = summarise(read_all(path, format, name, images, option, report))
+            if report.broken:
+                console.print(f"{name}: {report.summary()}", markup=False, highlight=False)
+        console.print(summary_table(summaries))
+        console.print(kinds_table(summaries))
+        if len(summaries) > 1:
+            console.print(overlap_table(find_overlaps(summaries)))
+    except DataError as error:
+        fail(error)
+    if plot is not None:
+        plot_summaries(summaries, plot)
+
+
+def read_all(
+    path: str,
+    format: str | None,
+    split: str,
+    images: Path | None,
+    option: list[str] | None,
+    report: Report,
+) -> list[Record]:
+    """Read a split; `option` holds name=value pairs, whose values may be JSON."""
+    options: dict[str, Any] = {}
+    for pair in option or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise DataError(f"The option {pair!r} must be name=value.")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return list(read(path, format, split, images, report, **options))
+
+
+def summary_table(summaries: dict[str, Summary]) -> Table:
+    """Sizes, lengths and vocabulary, one column a split."""
+    table = Table(title="Sizes", caption="* mean (median, 99 %, longest)")
+    table.add_column("")
+    for name in summaries:
+        table.add_column(name, justify="right")
+
+    def lengths(counts: Counter[int]) -> str:
+        if not counts:
+            return "-"
+        mean = sum(length * n for length, n in counts.items()) / counts.total()
+        return f"{mean:.1f} ({quantile(counts, 0.5)}, {quantile(counts, 0.99)}, {max(counts)})"
+
+    rows: list[tuple[str, Callable[[Summary], str]]] = [
+        ("records", lambda s: f"{s.records:,}"),
+        ("synthetic", lambda s: f"{s.synthetic:,}"),
+        ("images", lambda s: f"{len(s.images):,}"),
+        ("texts", lambda s: f"{s.texts:,}"),
+        ("different captions", lambda s: f"{len(s.captions):,}"),
+        ("different questions", lambda s: f"{len(s.questions):,}"),
+        ("different answers", lambda s: f"{len(s.answers):,}"),
+        ("words", lambda s: f"{s.words.total():,}"),
+        ("vocabulary", lambda s: f"{len(s.words):,}"),
+        ("words seen once", lambda s: f"{sum(n == 1 for n in s.words.values()):,}"),
+        ("words a text*", lambda s: lengths(s.text_lengths)),
+        ("words a question*", lambda s: lengths(s.question_lengths)),
+    ]
+    for title, value in rows:
+        table.add_row(title, *(value(summary) for summary in summaries.values()))
+    return table
+
+
+def kinds_table(summaries: dict[str, Summary], most: int = 12) -> Table:
+    """Share of each kind of record and of the most frequent answers, one column a split."""
+    table = Table(title="Kinds, answers: %")
+    table.add_column("")
+    for name in summaries:
+        table.add_column(name, justify="right")
+    for what in ("kinds", "answers"):
+        counts = [getattr(summary, what) for summary in summaries.values()]
+        for name, _ in sum(counts, Counter()).most_common(most):
+            shares = [100 * count[name] / count.total() if count else 0 for count in counts]
+            table.add_row(name, *(f"{share:.1f}" for share in shares))
+        table.add_section()
+    return table
+
+
+def overlap_table(overlaps: list[Overlap]) -> Table:
+    """What each pair of splits shares; equal images in two splits make figures untrue."""
+    table = Table(title="Shared by two splits")
+    for title in ("splits", "images", "captions", "questions", "for example"):
+        table.add_column(title, justify="left" if title in ("splits", "for example") else "right")
+    for o in overlaps:
+        example = " = ".join(Path(place).name for place in o.images[0]) if o.images else ""
+        counts = (f"{n:,}" for n in (len(o.images), o.captions, o.questions))
+        table.add_row(f"{o.first}, {o.second}", *counts, example)
+    return table
+
+
+def fail(error: DataError) -> NoReturn:
+    """Print one sentence to the error stream and leave with code 2."""
+    Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()
