@@ -1,0 +1,32 @@
+"""Captions and answers that show where the model looked, word by word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vlm.captioner import Answer, Captioner, EncodedImage, load
+    from vlm.generate import Options
+    from vlm.images import ImageError
+
+__all__ = ["Answer", "Captioner", "EncodedImage", "ImageError", "Options", "load"]
+
+_HOMES = {
+    "Answer": "vlm.captioner",
+    "Captioner": "vlm.captioner",
+    "EncodedImage": "vlm.captioner",
+    "ImageError": "vlm.images",
+    "Options": "vlm.generate",
+    "load": "vlm.captioner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # torch and timm take seconds to load; `import vlm` stays instant and they load at first use.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,338 @@
+"""The facade: an image and maybe a question in, an Answer out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vlm.decoder import Projected
+from vlm.explain.maps import WordMap, word_maps
+from vlm.generate import Hypothesis, Options, generate, stream
+from vlm.images import Frame, ImageSource, load_image
+from vlm.memory import Memory
+from vlm.model import VisionLanguageModel
+from vlm.tokenizer import Tokenizer
+from vlm.vision import folded
+from vlm.weights.hub import find
+from vlm.weights.store import load_checkpoint
+
+
+CAPTION = Options(beams=3)
+# An answer's score is its plain log-probability, and the other beams are its alternatives.
+ANSWER = Options(beams=5, candidates=5, max_tokens=12, length_penalty=0.0)
+
+BATCH = 8  # images encoded and decoded together
+
+
+class QuestionError(ValueError):
+    """A question that cannot be asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and the natural logarithm of its probability, given the words before it."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another text the model considered, and its probability."""
+
+    text: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A caption, or the answer to `question`.
+
+    `score` is what candidates were ranked by (mean log-probability a token by default for captions, summed for
+    answers); `confidence` in 0..1 is the probability of the whole text; `alternatives` are the other candidates,
+    best first; `ms` are the milliseconds spent on "encode" and "decode".
+    """
+
+    text: str
+    score: float
+    confidence: float
+    words: tuple[Word, ...]
+    alternatives: tuple[Alternative, ...]
+    question: str | None
+    ms: dict[str, float]
+    image: EncodedImage = field(repr=False, compare=False)
+    ids: tuple[int, ...] = field(repr=False)
+
+    def maps(self, layer: int | None = None, head: int | None = None) -> list[WordMap]:
+        """One map for each word of the question, if any, and of the text; layer and head count from 0."""
+        return self.image.maps(self.ids, self.question, layer, head)
+
+    def overlay(self, word: str | int | None = None, **style: Any) -> Image.Image:
+        """The image with one word's map over it, or a labelled sheet of all words.
+
+        `word` is a word of the text (its first occurrence) or its index among `maps()`. Raises ValueError when
+        the text has no such word.
+        """
+        from vlm.explain.overlay import overlay, sheet
+
+        maps = self.maps()
+        if word is None:
+            return sheet(self.image.picture, self.image.frame, maps, **style)
+        if isinstance(word, str):
+            matches = [m for m in maps if m.text.lower() == word.lower()]
+            if not matches:
+                raise ValueError(
+                    f"{word!r} is not one of the words: {', '.join(m.text for m in maps)}"
+                )
+            return overlay(self.image.picture, self.image.frame, matches[-1], **style)
+        return overlay(self.image.picture, self.image.frame, maps[word], **style)
+
+
+class EncodedImage:
+    """An image that has been encoded; captions, questions and maps share the encoding."""
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        picture: Image.Image,
+        frame: Frame,
+        memory: Memory,
+        projected: Projected,
+        encode_ms: float,
+    ) -> None:
+        self.captioner = captioner
+        self.picture = picture
+        self.frame = frame
+        self.memory = memory
+        self.projected = projected
+        self.encode_ms = encode_ms
+
+    def caption(self, **options: Any) -> Answer:
+        """Caption the image; `options` are those of `vlm.Options`, three beams by default."""
+        return self.captioner.write([self], None, _options(CAPTION, options))[0]
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Answer a question. Raises QuestionError when it is empty or too long."""
+        return self.ask_all([question], **options)[0]
+
+    def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
+        """Answer several questions in one batch that shares the encoding."""
+        return self.captioner.write([self], questions, _options(ANSWER, options))
+
+    def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:
+        """Yield the words of a greedy (or sampled) caption or answer as soon as each is complete."""
+        chosen = _options(Options(), {"beams": 1, **options})
+        if chosen.beams > 1:
+            raise ValueError("beams may change words that were shown; stream with beams=1")
+        tokenizer = self.captioner.tokenizer
+        prompt = self.captioner.prompt(question)
+        shown = 0
+        for step in self.captioner.steps(self.projected, [prompt], chosen):
+            hypothesis = step[0][0]
+            words = _words(tokenizer, hypothesis)
+            # The last word may still grow until the next begins.
+            complete = len(words) if hypothesis.finished else len(words) - 1
+            yield from words[shown:complete]
+            shown = max(shown, complete)
+        yield from words[shown:]
+
+    def explain(self, text: str, question: str | None = None) -> Answer:
+        """A text of the user's own as an Answer: the probability and the maps the model gives it."""
+        return self.captioner.score(self, text, question)
+
+    def maps(
+        self,
+        ids: Sequence[int],
+        question: str | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> list[WordMap]:
+        """Maps of the words of `ids`; see `vlm.explain.maps.word_maps`."""
+        model, tokenizer = self.captioner.model, self.captioner.tokenizer
+        return word_maps(model, tokenizer, self.memory, ids, question, layer, head)
+
+
+class Captioner:
+    """A model, its tokenizer and its preprocessing. Holds no state between calls."""
+
+    def __init__(self, model: VisionLanguageModel, tokenizer: Tokenizer) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.preprocess = model.config.vision.preprocess
+
+    def encode(self, source: ImageSource) -> EncodedImage:
+        """Encode one image: a path, bytes, a PIL image or an array. Raises ImageError when it is none."""
+        return self.encode_all([source])[0]
+
+    @torch.inference_mode()
+    def encode_all(self, sources: Sequence[ImageSource]) -> list[EncodedImage]:
+        """Encode several images in one batch."""
+        pictures = [load_image(source) for source in sources]
+        start = time.perf_counter()
+        prepared = [self.preprocess(picture) for picture in pictures]
+        pixels = torch.stack([pixels for pixels, _ in prepared]).to(self.model.device)
+        memory = self.model.encode(pixels)
+        projected = self.model.decoder.project(memory)
+        ms = (time.perf_counter() - start) * 1000 / len(sources)
+        rows = [torch.tensor([i], device=self.model.device) for i in range(len(sources))]
+        return [
+            EncodedImage(self, picture, frame, memory.select(row), projected.select(row), ms)
+            for picture, (_, frame), row in zip(pictures, prepared, rows)
+        ]
+
+    def caption(self, sources: Sequence[ImageSource], **options: Any) -> list[Answer]:
+        """Caption several images, in batches; the same captions as one by one."""
+        chosen = _options(CAPTION, options)
+        answers: list[Answer] = []
+        for start in range(0, len(sources), BATCH):
+            images = self.encode_all(sources[start : start + BATCH])
+            answers += self.write(images, None, chosen)
+        return answers
+
+    def prompt(self, question: str | None) -> list[int]:
+        """The ids that start a caption, or the answer to a question."""
+        if question is None:
+            return self.tokenizer.caption_prompt()
+        question = " ".join(question.split())
+        if not question:
+            raise QuestionError("the question is empty; write one")
+        prompt = self.tokenizer.question_prompt(question)
+        room = self.model.config.decoder.max_length
+        if len(prompt) >= room:
+            raise QuestionError(
+                f"the question is too long: {len(prompt) - 2} tokens, and this model reads {room - 3}"
+            )
+        return prompt
+
+    def steps(
+        self, projected: Projected, prompts: Sequence[Sequence[int]], options: Options
+    ) -> Iterator[list[list[Hypothesis]]]:
+        """The hypotheses after each token; see `vlm.generate.stream`."""
+        return stream(
+            self.model.decoder,
+            projected,
+            prompts,
+            self.tokenizer.end,
+            self.tokenizer.pad,
+            options,
+        )
+
+    def write(
+        self, images: Sequence[EncodedImage], questions: Sequence[str] | None, options: Options
+    ) -> list[Answer]:
+        """Caption every image (`questions` None), or ask every image all of the questions, in one batch."""
+        asked: list[str | None] = list(questions) if questions is not None else [None]
+        prompts = [self.prompt(question) for _ in images for question in asked]
+        start = time.perf_counter()
+        results = generate(
+            self.model.decoder,
+            _stack([image.projected for image in images]),
+            prompts,
+            self.tokenizer.end,
+            self.tokenizer.pad,
+            options,
+        )
+        ms = (time.perf_counter() - start) * 1000 / len(prompts)
+        pairs = [(image, question) for image in images for question in asked]
+        return [
+            self._answer(image, question, hypotheses, ms)
+            for (image, question), hypotheses in zip(pairs, results)
+        ]
+
+    @torch.inference_mode()
+    def score(self, image: EncodedImage, text: str, question: str | None) -> Answer:
+        """The probability that the model gives to a text."""
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            raise QuestionError("the text to explain is empty; write one")
+        prompt = self.prompt(question)
+        room = self.model.config.decoder.max_length - len(prompt)
+        if len(ids) > room:
+            raise QuestionError(
+                f"the text is too long: {len(ids)} tokens, and there is room for {room}"
+            )
+        start = time.perf_counter()
+        sequence = torch.tensor([[*prompt, *ids]], device=self.model.device)
+        hidden = self.model.decoder(sequence, image.projected).hidden[0, len(prompt) - 1 :]
+        logprobs = self.model.decoder.logits(hidden).log_softmax(dim=-1)  # (T + 1, V)
+        targets = torch.tensor([*ids, self.tokenizer.end], device=self.model.device)
+        chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()
+        hypothesis = Hypothesis(tuple(ids), tuple(chosen), sum(chosen) / len(chosen), True)
+        ms = (time.perf_counter() - start) * 1000
+        return self._answer(image, question, [hypothesis], ms)
+
+    def _answer(
+        self,
+        image: EncodedImage,
+        question: str | None,
+        hypotheses: Sequence[Hypothesis],
+        decode_ms: float,
+    ) -> Answer:
+        best = hypotheses[0]
+        probabilities: dict[str, float] = {}  # several token sequences may spell one text
+        for hypothesis in hypotheses:
+            text = self.tokenizer.decode(hypothesis.ids)
+            probability = math.exp(sum(hypothesis.logprobs))
+            probabilities[text] = probabilities.get(text, 0.0) + probability
+        text = self.tokenizer.decode(best.ids)
+        return Answer(
+            text=text,
+            score=best.score,
+            confidence=min(1.0, probabilities.pop(text)),
+            words=tuple(_words(self.tokenizer, best)),
+            alternatives=tuple(Alternative(t, min(1.0, p)) for t, p in probabilities.items()),
+            question=question,
+            ms={"encode": image.encode_ms, "decode": decode_ms},
+            image=image,
+            ids=best.ids,
+        )
+
+
+def load(name: str | Path | None = None, device: str = "cpu") -> Captioner:
+    """Load a checkpoint: the bundled one, a bundled name, a folder, or a hub id.
+
+    Raises `vlm.weights.store.CheckpointError` when there is none or it is damaged.
+    """
+    model, tokenizer = load_checkpoint(find(name))
+    model.vision = folded(model.vision)
+    return Captioner(model.to(device), tokenizer)
+
+
+def _options(defaults: Options, given: dict[str, Any]) -> Options:
+    """Options over a task's defaults: sampling needs no beams, and candidates need as many."""
+    values = {**vars(defaults), **given}
+    if values["sample"] and "beams" not in given:
+        values["beams"] = 1
+    if "candidates" in given and not values["sample"]:
+        values["beams"] = max(values["beams"], values["candidates"])
+    if "beams" in given and "candidates" not in given:
+        values["candidates"] = min(values["candidates"], values["beams"])
+    if values["sample"] and "candidates" not in given:
+        values["candidates"] = 1
+    return Options(**values)
+
+
+def _words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> list[Word]:
+    return [
+        Word(span.text, sum(hypothesis.logprobs[token] for token in span.tokens))
+        for span in tokenizer.words(hypothesis.ids)
+    ]
+
+
+def _stack(parts: Sequence[Projected]) -> Projected:
+    """Projections of single images as one batch; one alone stays the view it is."""
+    if len(parts) == 1:
+        return parts[0]
+    layers = tuple(
+        (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
+        for layer in zip(*(part.layers for part in parts))
+    )
+    masks = [part.mask for part in parts if part.mask is not None]
+    return Projected(layers, torch.cat(masks) if masks else None)

@@ -1,0 +1,196 @@
+"""Ids and a memory to next-token logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlm.attention import Attention, KeyValue, causal_mask
+from vlm.config import Activation, DecoderConfig
+from vlm.memory import Memory
+
+Cache = tuple[KeyValue, ...]
+"""Keys and values of the tokens so far, one entry a self-attention sublayer, each `(R, H, T, D / H)`."""
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A memory's keys and values for each cross-attention sublayer, made once an image."""
+
+    layers: Cache
+    mask: Tensor | None  # (B, S), True where a slot is real
+
+    def select(self, rows: Tensor) -> Projected:
+        """The projection of some images of the batch."""
+        layers = tuple((keys[rows], values[rows]) for keys, values in self.layers)
+        return Projected(layers, None if self.mask is None else self.mask[rows])
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a pass gives: hidden states `(R, T, D)`, the grown cache, and when asked, cross-attention.
+
+    `cross_attention` has one `(R, H, T, S)` for each cross-attention sublayer, undetached.
+    """
+
+    hidden: Tensor
+    cache: Cache
+    cross_attention: tuple[Tensor, ...] = ()
+
+
+class Sublayer(nn.Module):
+    """Self-attention (`s`), cross-attention (`c`) or MLP (`m`), with its norm and residual."""
+
+    def __init__(self, kind: str, config: DecoderConfig) -> None:
+        super().__init__()
+        self.kind = kind
+        self.prenorm = config.prenorm
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.body: nn.Module
+        if kind == "m":
+            self.body = MLP(config)
+        else:
+            source_width = config.memory_width if kind == "c" else config.width
+            self.body = Attention(config.width, config.heads, source_width)
+
+    def residual(self, x: Tensor, change: Tensor) -> Tensor:
+        x = x + self.dropout(change)
+        return x if self.prenorm else self.norm(x)
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.norm(x) if self.prenorm else x
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        hidden = int(config.width * config.mlp_ratio)
+        self.rise = nn.Linear(config.width, hidden)
+        self.fall = nn.Linear(hidden, config.width)
+        self.activation = _activation(config.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fall(self.activation(self.rise(x)))
+
+
+class Decoder(nn.Module):
+    """A causal transformer that cross-attends to a memory; output embeddings are tied to the input's."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.max_length, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.sublayers = nn.ModuleList(
+            Sublayer(kind, config) for kind in config.pattern * config.depth
+        )
+        self.final_norm = (
+            nn.LayerNorm(config.width, eps=config.norm_eps) if config.prenorm else nn.Identity()
+        )
+        self.apply(partial(_initialise, depth=len(self.sublayers)))
+
+    def project(self, memory: Memory) -> Projected:
+        """Cross keys and values of every layer, `(B, H, S, D / H)`."""
+        layers = tuple(s.body.project(memory.tokens) for s in self.sublayers if s.kind == "c")
+        return Projected(layers, memory.mask)
+
+    def forward(
+        self,
+        ids: Tensor,
+        projected: Projected,
+        cache: Cache | None = None,
+        valid: Tensor | None = None,
+        explicit: bool = False,
+    ) -> Decoded:
+        """Hidden states of `ids` `(R, T)`, which continue the `P` tokens of `cache`.
+
+        `R` is a multiple of the memory's batch; rows of one image follow each other. `valid` `(R, P + T)` is
+        False on padding to the left of a prompt; positions count from the first valid token.
+        """
+        length = ids.shape[1]
+        past = 0 if not cache else cache[0][0].shape[2]
+        if past + length > self.config.max_length:
+            raise ValueError(
+                f"{past + length} tokens are more than the decoder's {self.config.max_length}"
+            )
+        if valid is None:
+            positions = torch.arange(past, past + length, device=ids.device)
+        else:
+            positions = (valid.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+        x = self.token_embedding(ids) + self.position_embedding(positions)  # (R, T, D)
+        x = self.dropout(x)
+
+        self_mask = self._self_mask(length, past, valid, ids.device)
+        cross_mask = None if projected.mask is None else projected.mask[:, None, None, :]
+        cross_layers, past_layers = iter(projected.layers), iter(cache or ())
+        grown: list[KeyValue] = []
+        cross_attention: list[Tensor] = []
+        for sublayer in self.sublayers:
+            entered = sublayer.enter(x)
+            if sublayer.kind == "m":
+                change = sublayer.body(entered)
+            elif sublayer.kind == "s":
+                keys, values = sublayer.body.project(entered)
+                if cache:
+                    old_keys, old_values = next(past_layers)
+                    keys = torch.cat([old_keys, keys], dim=2)
+                    values = torch.cat([old_values, values], dim=2)
+                grown.append((keys, values))
+                change, _ = sublayer.body(entered, (keys, values), self_mask)
+            else:
+                change, attention = sublayer.body(entered, next(cross_layers), cross_mask, explicit)
+                if attention is not None:
+                    cross_attention.append(attention)
+            x = sublayer.residual(x, change)
+        return Decoded(self.final_norm(x), tuple(grown), tuple(cross_attention))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits `(..., V)` of hidden states `(..., D)`."""
+        return F.linear(hidden, self.token_embedding.weight)
+
+    @staticmethod
+    def _self_mask(
+        length: int, past: int, valid: Tensor | None, device: torch.device
+    ) -> Tensor | None:
+        """True where a query may look, broadcast to `(R, H, T, P + T)`; None where it may look at all."""
+        if valid is None:
+            return None if length == 1 else causal_mask(length, past, device)
+        causal = causal_mask(length, past, device)
+        # Padding looks at itself, so that its softmax is over something.
+        itself = torch.eye(length, dtype=torch.bool, device=device)
+        itself = F.pad(itself, (past, 0))
+        return ((causal & valid[:, None, :]) | itself)[:, None]
+
+
+def _activation(name: Activation) -> nn.Module:
+    if name == "gelu_tanh":
+        return nn.GELU(approximate="tanh")
+    if name == "quick_gelu":
+        return QuickGELU()
+    return nn.GELU()
+
+
+class QuickGELU(nn.Module):
+    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def _initialise(module: nn.Module, depth: int) -> None:
+    """GPT-2's: normal weights of 0.02, residual outputs scaled down by the number of sublayers."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    residual = {Attention: "out", MLP: "fall"}.get(type(module))
+    if residual is not None:
+        nn.init.normal_(getattr(module, residual).weight, std=0.02 / depth**0.5)

@@ -1,0 +1,97 @@
+"""One map for each word: where the decoder looked as it wrote it, from a second, teacher-forced pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlm.memory import Memory
+from vlm.model import VisionLanguageModel
+from vlm.tokenizer import Tokenizer
+
+Role = Literal["caption", "question", "answer"]
+
+
+@dataclass(frozen=True)
+class WordMap:
+    """Where one word looked: `weights` `(h, w)` over the image's patches, summing to 1."""
+
+    text: str
+    role: Role
+    weights: Tensor
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.weights.shape[0], self.weights.shape[1]
+
+
+@torch.inference_mode()
+def word_maps(
+    model: VisionLanguageModel,
+    tokenizer: Tokenizer,
+    memory: Memory,
+    ids: Sequence[int],
+    question: str | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+) -> list[WordMap]:
+    """Maps of a caption's words, or of a question's and then its answer's, for one image (`memory` of batch 1).
+
+    `ids` are the text's tokens without prompt and end. `layer` and `head` pick one cross-attention sublayer and
+    head, counted from 0; by default all are averaged. Raises ValueError when there is no such layer or head.
+    """
+    asked = [] if question is None else tokenizer.encode(question)
+    prompt = tokenizer.caption_prompt() if question is None else tokenizer.question_prompt(question)
+    by_token = token_maps(model, memory, [*prompt, *ids], layer, head)  # (T, h, w)
+
+    maps = []
+    if question is not None:
+        # The question's words begin behind the token that announces it.
+        maps += _join(tokenizer, asked, by_token[1 : 1 + len(asked)], "question")
+    role: Role = "caption" if question is None else "answer"
+    return maps + _join(tokenizer, ids, by_token[len(prompt) :], role)
+
+
+@torch.inference_mode()
+def token_maps(
+    model: VisionLanguageModel,
+    memory: Memory,
+    ids: Sequence[int],
+    layer: int | None = None,
+    head: int | None = None,
+) -> Tensor:
+    """Where each token of a whole sequence looked as it was chosen, `(T, h, w)`, each summing to 1.
+
+    The pass over row i predicts token i + 1, so row i explains token i + 1; this is the one place that knows it.
+    The first token is given, not chosen, and gets the map of its own row.
+    """
+    layers = model.config.decoder.pattern.count("c") * model.config.decoder.depth
+    _check("layer", layer, layers)
+    _check("head", head, model.config.decoder.heads)
+    rows = torch.tensor([list(ids)], device=model.device)
+    decoded = model.decoder(rows, model.decoder.project(memory), explicit=True)
+    attention = torch.stack(decoded.cross_attention)  # (L, 1, H, T, S)
+    attention = attention.mean(dim=0) if layer is None else attention[layer]
+    attention = attention.mean(dim=1) if head is None else attention[:, head]
+    patches = memory.on_patches(attention)[0]  # (T, h, w)
+    patches = patches / patches.sum(dim=(-2, -1), keepdim=True)
+    return torch.cat([patches[:1], patches[:-1]])
+
+
+def _join(
+    tokenizer: Tokenizer, ids: Sequence[int], token_maps: Tensor, role: Role
+) -> list[WordMap]:
+    """A word's map is the mean of its tokens'."""
+    return [
+        WordMap(word.text, role, token_maps[list(word.tokens)].mean(dim=0))
+        for word in tokenizer.words(ids)
+    ]
+
+
+def _check(name: str, value: int | None, count: int) -> None:
+    if value is not None and not 0 <= value < count:
+        raise ValueError(f"{name} must be 0 to {count - 1} for this model, not {value}")

@@ -1,0 +1,388 @@
+"""Prompts and a projected memory to words: greedy, beam search and sampling, one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vlm.decoder import Cache, Decoder, Projected
+
+_NEVER = -1e9  # a score no hypothesis reaches; finite, so that sums of it stay numbers
+
+
+class OptionError(ValueError):
+    """A generation option with an impossible value; the message names it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to choose words.
+
+    `beams` 1 is greedy, unless `sample`. `candidates` is how many distinct results to return, best first.
+    A hypothesis of `n` tokens (its end included) scores its summed log-probability / `n ** length_penalty`.
+    `top_k` 0 and `top_p` 1 keep every token. `no_repeat_ngram` n forbids a sequence of n tokens to occur twice;
+    `repetition_penalty` above 1 makes used tokens less likely (CTRL, Keskar et al. 2019).
+    """
+
+    beams: int = 1
+    candidates: int = 1
+    max_tokens: int = 32
+    min_tokens: int = 0
+    length_penalty: float = 1.0
+    sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("beams", "candidates", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("min_tokens", "top_k", "no_repeat_ngram"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.min_tokens > self.max_tokens:
+            raise OptionError(
+                f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"
+            )
+        if not self.temperature > 0:
+            raise OptionError(f"temperature must be positive, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise OptionError(f"top_p must be in (0, 1], not {self.top_p}")
+        if not self.repetition_penalty > 0:
+            raise OptionError(f"repetition_penalty must be positive, not {self.repetition_penalty}")
+        if self.sample and self.beams > 1:
+            raise OptionError("sampling and beam search do not go together; set beams to 1")
+        if not self.sample and self.candidates > self.beams:
+            raise OptionError(
+                f"{self.candidates} candidates need as many beams, or sampling; beams is {self.beams}"
+            )
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Words in the making: ids without the end token, and log-probabilities (natural) with the end's when finished.
+
+    `score` is what candidates are ranked by; `logprobs` are the model's own, before temperature and penalties.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float
+    finished: bool
+
+
+def stream(
+    decoder: Decoder,
+    projected: Projected,
+    prompts: Sequence[Sequence[int]],
+    end: int,
+    pad: int,
+    options: Options,
+) -> Iterator[list[list[Hypothesis]]]:
+    """Yield, after each token, every prompt's hypotheses, best first; the last yield is the result.
+
+    Prompts of one image follow each other, and every image has as many: `len(prompts)` is a multiple of the
+    projection's batch. Greedy and sampled words never change once yielded; beams may.
+    Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
+    """
+    room = decoder.config.max_length - max(len(prompt) for prompt in prompts)
+    if room < 1:
+        raise ValueError(
+            f"the question is too long: {max(map(len, prompts))} tokens, and the decoder has room for "
+            f"{decoder.config.max_length - 1}"
+        )
+    options = replace(
+        options,
+        max_tokens=min(options.max_tokens, room),
+        min_tokens=min(options.min_tokens, room),
+    )
+    search = _beam if options.beams > 1 else _ancestral
+    steps = search(decoder, projected, prompts, end, pad, options)
+    while (
+        True
+    ):  # the mode is entered for each step, so that it does not leak to the caller between yields
+        with torch.inference_mode():
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
+
+
+def generate(
+    decoder: Decoder,
+    projected: Projected,
+    prompts: Sequence[Sequence[int]],
+    end: int,
+    pad: int,
+    options: Options,
+) -> list[list[Hypothesis]]:
+    """Every prompt's finished hypotheses, best first: `stream`, drained."""
+    result: list[list[Hypothesis]] = []
+    for result in stream(decoder, projected, prompts, end, pad, options):
+        pass
+    return result
+
+
+def _ancestral(
+    decoder: Decoder,
+    projected: Projected,
+    prompts: Sequence[Sequence[int]],
+    end: int,
+    pad: int,
+    options: Options,
+) -> Iterator[list[list[Hypothesis]]]:
+    """Greedy decoding, or independent samples of each prompt."""
+    state = _State.start(decoder, projected, prompts, pad, options.candidates)
+    rows = len(prompts) * options.candidates
+    device = state.logits.device
+    # A generator of its own for each row: a prompt's samples do not depend on what else is in the batch.
+    generators = [_generator(options.seed, i % options.candidates, device) for i in range(rows)]
+    tokens = torch.empty(rows, 0, dtype=torch.long, device=device)
+    chosen_logprobs = torch.empty(rows, 0, device=device)
+    finished = torch.zeros(rows, dtype=torch.bool, device=device)
+    for length in range(1, options.max_tokens + 1):
+        logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
+        scores = _controlled(state.logits, tokens, length, end, options)
+        if options.sample:
+            chosen = _draw(scores, generators, options)
+        else:
+            chosen = scores.argmax(dim=-1)
+        chosen = chosen.masked_fill(finished, pad)
+        logprob = logprobs.gather(1, chosen[:, None])
+        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+        chosen_logprobs = torch.cat([chosen_logprobs, logprob], dim=1)
+        finished = finished | (chosen == end)
+        yield _grouped(
+            [
+                _hypothesis(ids, logs, end, done, options)
+                for ids, logs, done in zip(
+                    tokens.tolist(), chosen_logprobs.tolist(), finished.tolist()
+                )
+            ],
+            options.candidates,
+        )
+        if length == options.max_tokens or bool(finished.all()):
+            return
+        state = state.step(decoder, chosen)
+
+
+def _beam(
+    decoder: Decoder,
+    projected: Projected,
+    prompts: Sequence[Sequence[int]],
+    end: int,
+    pad: int,
+    options: Options,
+) -> Iterator[list[list[Hypothesis]]]:
+    """Beam search; a prompt stops when its best running beam can no longer beat its worst finished one."""
+    beams, count = options.beams, len(prompts)
+    state = _State.start(decoder, projected, prompts, pad, beams)
+    device, vocab_size = state.logits.device, state.logits.shape[-1]
+    tokens = torch.empty(count * beams, 0, dtype=torch.long, device=device)
+    token_logprobs = torch.empty(count * beams, 0, device=device)
+    running = torch.full((count, beams), _NEVER, device=device)
+    running[:, 0] = 0.0  # the beams start equal: only one may branch
+    finished: list[list[Hypothesis]] = [[] for _ in prompts]
+    open_prompts = [True] * count
+    first_rows = torch.arange(count, device=device)[:, None] * beams
+    for length in range(1, options.max_tokens + 1):
+        logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
+        controlled = _controlled(state.logits, tokens, length, end, options).log_softmax(dim=-1)
+        totals = (running.view(-1, 1) + controlled).view(count, beams * vocab_size)
+        # Of twice as many continuations at most half end, so enough are left to go on.
+        best, flat = totals.topk(min(2 * beams, totals.shape[1]), dim=1)
+        parents, chosen = flat // vocab_size + first_rows, flat % vocab_size
+        grown_tokens = torch.cat([tokens[parents], chosen[..., None]], dim=-1)  # (P, 2 * n, T)
+        grown_logprobs = torch.cat(
+            [token_logprobs[parents], logprobs[parents, chosen][..., None]], dim=-1
+        )
+        ends = (chosen == end) | (length == options.max_tokens)
+        for prompt in [i for i in range(count) if open_prompts[i]]:
+            for rank in ends[prompt, :beams].nonzero().flatten().tolist():
+                total = best[prompt, rank].item()
+                if total <= _NEVER / 2:
+                    continue
+                ids = grown_tokens[prompt, rank].tolist()
+                logs = grown_logprobs[prompt, rank].tolist()
+                score = total / length**options.length_penalty
+                done = ids[-1] == end
+                finished[prompt].append(
+                    Hypothesis(tuple(ids[:-1] if done else ids), tuple(logs), score, done)
+                )
+            finished[prompt] = sorted(finished[prompt], key=lambda h: -h.score)[:beams]
+
+        running, kept = best.masked_fill(ends, _NEVER * 2).topk(beams, dim=1)
+        rows = parents.gather(1, kept).flatten()
+        tokens = grown_tokens.gather(1, kept[..., None].expand(-1, -1, length)).flatten(0, 1)
+        token_logprobs = grown_logprobs.gather(1, kept[..., None].expand(-1, -1, length)).flatten(
+            0, 1
+        )
+        for prompt in range(count):
+            if len(finished[prompt]) == beams:
+                hope = running[prompt, 0].item() / length**options.length_penalty
+                open_prompts[prompt] = open_prompts[prompt] and hope > finished[prompt][-1].score
+        last = length == options.max_tokens or not any(open_prompts)
+        if last:
+            yield [hypotheses[: options.candidates] for hypotheses in finished]
+            return
+        yield _leading(finished, open_prompts, running, tokens, token_logprobs, options)
+        state = state.step(decoder, tokens[:, -1], rows)
+
+
+def _leading(
+    finished: list[list[Hypothesis]],
+    open_prompts: list[bool],
+    running: Tensor,
+    tokens: Tensor,
+    token_logprobs: Tensor,
+    options: Options,
+) -> list[list[Hypothesis]]:
+    """The best hypotheses of each prompt while the search goes on."""
+    beams, length = options.beams, tokens.shape[1]
+    result = []
+    for prompt, done in enumerate(finished):
+        going = []
+        if open_prompts[prompt]:
+            rows = slice(prompt * beams, (prompt + 1) * beams)
+            going = [
+                Hypothesis(tuple(ids), tuple(logs), total / length**options.length_penalty, False)
+                for ids, logs, total in zip(
+                    tokens[rows].tolist(),
+                    token_logprobs[rows].tolist(),
+                    running[prompt].tolist(),
+                )
+                if total > _NEVER / 2
+            ]
+        ranked = sorted([*done, *going], key=lambda h: -h.score)
+        result.append(ranked[: options.candidates])
+    return result
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where decoding stands: logits `(R, V)` of the next token, and what the pass before it left."""
+
+    logits: Tensor
+    cache: Cache
+    projected: Projected
+    valid: (
+        Tensor | None
+    )  # (R, T) False on prompts' left padding; None when all prompts are equally long
+
+    @classmethod
+    def start(
+        cls,
+        decoder: Decoder,
+        projected: Projected,
+        prompts: Sequence[Sequence[int]],
+        pad: int,
+        copies: int,
+    ) -> _State:
+        """Read each prompt once, then repeat its row for every beam or sample."""
+        device = decoder.token_embedding.weight.device
+        longest = max(len(prompt) for prompt in prompts)
+        padded = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        ids = torch.tensor(padded, device=device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        valid = None
+        if bool((lengths < longest).any()):
+            valid = torch.arange(longest, device=device) >= longest - lengths[:, None]
+        decoded = decoder(ids, projected, valid=valid)
+        logits = decoder.logits(decoded.hidden[:, -1])
+        cache = decoded.cache
+        if copies > 1:
+            logits = logits.repeat_interleave(copies, dim=0)
+            cache = tuple(
+                (k.repeat_interleave(copies, dim=0), v.repeat_interleave(copies, dim=0))
+                for k, v in cache
+            )
+            valid = None if valid is None else valid.repeat_interleave(copies, dim=0)
+        return cls(logits, cache, projected, valid)
+
+    def step(self, decoder: Decoder, tokens: Tensor, rows: Tensor | None = None) -> _State:
+        """Append one token to each row; `rows` says which row each one continues (None: itself)."""
+        cache, valid = self.cache, self.valid
+        if rows is not None:  # a prompt's beams share its padding, so `valid` stays
+            cache = tuple((keys[rows], values[rows]) for keys, values in cache)
+        if valid is not None:
+            valid = torch.cat([valid, valid.new_ones(len(tokens), 1)], dim=1)
+        decoded = decoder(tokens[:, None], self.projected, cache, valid)
+        return _State(decoder.logits(decoded.hidden[:, -1]), decoded.cache, self.projected, valid)
+
+
+def _controlled(logits: Tensor, tokens: Tensor, length: int, end: int, options: Options) -> Tensor:
+    """Logits after repetition control and the minimum length."""
+    if options.repetition_penalty != 1 and tokens.shape[1]:
+        used = logits.gather(1, tokens)
+        penalised = torch.where(
+            used > 0, used / options.repetition_penalty, used * options.repetition_penalty
+        )
+        logits = logits.scatter(1, tokens, penalised)
+    if options.no_repeat_ngram and tokens.shape[1] >= options.no_repeat_ngram:
+        logits = logits.clone()
+        for row, banned in enumerate(_repeats(tokens.tolist(), options.no_repeat_ngram)):
+            logits[row, banned] = float("-inf")
+    if length <= options.min_tokens:
+        logits = logits.clone()
+        logits[:, end] = float("-inf")
+    return logits
+
+
+def _repeats(rows: list[list[int]], size: int) -> Iterator[list[int]]:
+    """For each row, the tokens that would complete an n-gram it already has."""
+    for ids in rows:
+        head = ids[len(ids) - size + 1 :]
+        yield [
+            ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == head
+        ]
+
+
+def _draw(logits: Tensor, generators: list[torch.Generator], options: Options) -> Tensor:
+    """One sampled token for each row, `(R,)`, of the `top_k` and the smallest set that holds `top_p`."""
+    logits = logits / options.temperature
+    if options.top_k:
+        floor = logits.topk(min(options.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < floor, float("-inf"))
+    probabilities = logits.softmax(dim=-1)
+    if options.top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        ordered = ordered.masked_fill(before >= options.top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(1, order, ordered)
+    draws = [
+        torch.multinomial(row, 1, generator=generator)
+        for row, generator in zip(probabilities, generators)
+    ]
+    return torch.cat(draws)
+
+
+def _generator(seed: int | None, candidate: int, device: torch.device) -> torch.Generator:
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed * 1_000_003 + candidate)
+    return generator
+
+
+def _hypothesis(
+    ids: list[int], logprobs: list[float], end: int, done: bool, options: Options
+) -> Hypothesis:
+    """A row up to its end token; what follows the end is padding."""
+    length = ids.index(end) + 1 if done else len(ids)
+    kept = logprobs[:length]
+    words = ids[: length - 1] if done else ids
+    return Hypothesis(tuple(words), tuple(kept), sum(kept) / length**options.length_penalty, done)
+
+
+def _grouped(hypotheses: list[Hypothesis], size: int) -> list[list[Hypothesis]]:
+    """Each prompt's hypotheses, best first."""
+    groups = [hypotheses[i : i + size] for i in range(0, len(hypotheses), size)]
+    return [sorted(group, key=lambda h: -h.score) for group in groups]

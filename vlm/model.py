@@ -1,0 +1,68 @@
+"""Encoder, adapter and decoder as one module."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlm.config import ModelConfig
+from vlm.decoder import Decoder, Projected
+from vlm.memory import Memory, grid_positions, image_memory
+from vlm.vision import VisionEncoder
+
+IGNORE_INDEX = -100
+
+
+class Adapter(nn.Module):
+    """Patch features `(B, N, vision width)` to memory tokens `(B, N, memory width)` that know their place."""
+
+    def __init__(self, vision_width: int, memory_width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(vision_width)
+        self.project = nn.Linear(vision_width, memory_width)
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        tokens = self.project(self.norm(patches))
+        return tokens + grid_positions(grid, tokens.shape[-1], tokens.device)
+
+
+class VisionLanguageModel(nn.Module):
+    """A picture and a prompt to the words that continue the prompt."""
+
+    def __init__(self, config: ModelConfig, pretrained_vision: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionEncoder(config.vision, pretrained=pretrained_vision)
+        self.adapter = Adapter(self.vision.width, config.decoder.memory_width)
+        self.decoder = Decoder(config.decoder)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.token_embedding.weight.device
+
+    def encode(self, pixels: Tensor) -> Memory:
+        """The memory of pixels `(B, 3, H, W)`."""
+        return self.remember(*self.vision(pixels))
+
+    def remember(self, patches: Tensor, grid: tuple[int, int]) -> Memory:
+        """The memory of patch features `(B, N, D)` that the encoder gave earlier."""
+        return image_memory(self.adapter(patches, grid), grid)
+
+    def loss(
+        self,
+        projected: Projected,
+        ids: Tensor,
+        targets: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Summed cross-entropy in nats of `targets` `(R, T)`, where they are not `IGNORE_INDEX`.
+
+        `ids` `(R, T)` are padded on the right; `R` is a multiple of the projection's batch.
+        """
+        hidden = self.decoder(ids, projected).hidden  # (R, T, D)
+        kept = targets != IGNORE_INDEX
+        logits = self.decoder.logits(hidden[kept])  # (K, V)
+        return F.cross_entropy(
+            logits, targets[kept], label_smoothing=label_smoothing, reduction="sum"
+        )

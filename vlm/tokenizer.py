@@ -1,0 +1,128 @@
+"""Text to ids and back, prompts, and the joining of tokens into words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from vlm.config import TextConfig
+
+# A word, or one punctuation mark: "dog-sled's," is two.
+_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class WordSpan:
+    """One word of a text: its characters `[start, stop)` and the positions of the tokens that spell it."""
+
+    text: str
+    start: int
+    stop: int
+    tokens: tuple[int, ...]
+
+
+class Tokenizer:
+    """A `tokenizers` backend together with the model's special tokens and prompts."""
+
+    def __init__(self, backend: Backend, config: TextConfig) -> None:
+        self.backend = backend
+        self.config = config
+        self.pad = self._special(config.pad)
+        self.end = self._special(config.end)
+        self.caption = self._special(config.caption)
+        self.question = self._special(config.question)
+        self.answer = self._special(config.answer)
+
+    def _special(self, token: str) -> int:
+        number = self.backend.token_to_id(token)
+        if number is None:
+            raise ValueError(f"tokenizer.json has no token {token!r}, which config.json names")
+        return number
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text alone, without special tokens; what looks like a special token in it is plain text."""
+        for token in (self.config.pad, self.config.end, self.config.caption):
+            text = text.replace(token, " ")
+        for token in (self.config.question, self.config.answer):
+            text = text.replace(token, " ")
+        return self.backend.encode(text.strip(), add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids; special tokens are dropped."""
+        return self.backend.decode(list(ids), skip_special_tokens=True).strip()
+
+    def caption_prompt(self) -> list[int]:
+        """Ids that start a caption."""
+        return [self.caption]
+
+    def question_prompt(self, question: str) -> list[int]:
+        """Ids that ask a question; the answer continues them."""
+        return [self.question, *self.encode(question), self.answer]
+
+    def words(self, ids: Sequence[int]) -> list[WordSpan]:
+        """The words that the ids spell, each with its tokens.
+
+        Tokens join by character offset: a word has every token that adds a character to it, so a word that occurs
+        twice has two spans with tokens of their own.
+        """
+        text = self.decode(ids)
+        bounds = [0]
+        for position in range(1, len(ids)):
+            prefix = self.decode(ids[:position])
+            # A prefix that ends inside a multi-byte character decodes to a replacement mark; it adds nothing yet.
+            shared = len(prefix) if text.startswith(prefix) else bounds[-1]
+            bounds.append(max(shared, bounds[-1]))
+        bounds.append(len(text))
+        spans = []
+        for match in _WORD.finditer(text):
+            tokens = tuple(
+                i
+                for i in range(len(ids))
+                if bounds[i] < match.end() and bounds[i + 1] > match.start()
+            )
+            spans.append(WordSpan(match.group(), match.start(), match.end(), tokens))
+        return spans
+
+    def save(self, path: str | Path) -> None:
+        self.backend.save(str(path))
+
+    @classmethod
+    def load(cls, path: str | Path, config: TextConfig) -> Tokenizer:
+        """Read a `tokenizer.json`. Raises ValueError when it is not one."""
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # the backend raises bare Exception
+            raise ValueError(f"{path} is not a tokenizer file: {error}") from None
+        return cls(backend, config)
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 4096, config: TextConfig | None = None
+    ) -> Tokenizer:
+        """A byte-level BPE tokeniser of lower-cased text; any text can be encoded.
+
+        Give it training texts only: a vocabulary that has seen test text is a leak.
+        """
+        config = config or TextConfig()
+        backend = Backend(models.BPE())
+        backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        backend.decoder = decoders.ByteLevel()
+        specials = [config.pad, config.end, config.caption, config.question, config.answer]
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(backend, config)

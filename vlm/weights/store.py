@@ -1,0 +1,72 @@
+"""Checkpoint folders: `model.safetensors`, `config.json`, `tokenizer.json`, `README.md`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vlm.config import ConfigError, ModelConfig
+from vlm.model import VisionLanguageModel
+from vlm.tokenizer import Tokenizer
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or not ours; the message says what to do."""
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: VisionLanguageModel,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a checkpoint folder; floating-point weights are stored as `dtype`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    tokenizer.save(folder / "tokenizer.json")
+
+
+def load_checkpoint(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
+    """Read a checkpoint folder; the model is in eval mode and float32.
+
+    Every key must be in its place. Raises CheckpointError when a file is missing, truncated or foreign.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is not a checkpoint folder: it has no {name}")
+    try:
+        config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        tokenizer = Tokenizer.load(folder / "tokenizer.json", config.text)
+    except (ConfigError, json.JSONDecodeError, UnicodeDecodeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'} is truncated or not a safetensors file: {error}"
+        ) from None
+    model = VisionLanguageModel(config)
+    try:
+        model.load_state_dict(
+            {
+                name: tensor.float() if tensor.is_floating_point() else tensor
+                for name, tensor in weights.items()
+            }
+        )
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'} does not fit its config.json: {first}"
+        ) from None
+    return model.eval(), tokenizer
