@@ -23,7 +23,6 @@ from vlm.vision import folded
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
-
 CAPTION = Options(beams=3)
 # An answer's score is its plain log-probability, and the other beams are its alternatives.
 ANSWER = Options(beams=5, candidates=5, max_tokens=12, length_penalty=0.0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -51,12 +53,10 @@ class Sublayer(nn.Module):
         self.prenorm = config.prenorm
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.body: nn.Module
-        if kind == "m":
-            self.body = MLP(config)
-        else:
-            source_width = config.memory_width if kind == "c" else config.width
-            self.body = Attention(config.width, config.heads, source_width)
+        source_width = config.memory_width if kind == "c" else config.width
+        self.body: Attention | MLP = (
+            MLP(config) if kind == "m" else Attention(config.width, config.heads, source_width)
+        )
 
     def residual(self, x: Tensor, change: Tensor) -> Tensor:
         x = x + self.dropout(change)
@@ -99,7 +99,11 @@ class Decoder(nn.Module):
 
     def project(self, memory: Memory) -> Projected:
         """Cross keys and values of every layer, `(B, H, S, D / H)`."""
-        layers = tuple(s.body.project(memory.tokens) for s in self.sublayers if s.kind == "c")
+        layers = tuple(
+            sublayer.body.project(memory.tokens)
+            for sublayer in self._sublayers()
+            if isinstance(sublayer.body, Attention) and sublayer.kind == "c"
+        )
         return Projected(layers, memory.mask)
 
     def forward(
@@ -133,9 +137,9 @@ class Decoder(nn.Module):
         cross_layers, past_layers = iter(projected.layers), iter(cache or ())
         grown: list[KeyValue] = []
         cross_attention: list[Tensor] = []
-        for sublayer in self.sublayers:
+        for sublayer in self._sublayers():
             entered = sublayer.enter(x)
-            if sublayer.kind == "m":
+            if isinstance(sublayer.body, MLP):
                 change = sublayer.body(entered)
             elif sublayer.kind == "s":
                 keys, values = sublayer.body.project(entered)
@@ -155,6 +159,9 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `(..., V)` of hidden states `(..., D)`."""
         return F.linear(hidden, self.token_embedding.weight)
+
+    def _sublayers(self) -> Iterator[Sublayer]:
+        return iter(cast("Iterable[Sublayer]", self.sublayers))
 
     @staticmethod
     def _self_mask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -124,10 +125,7 @@ def generate(
     options: Options,
 ) -> list[list[Hypothesis]]:
     """Every prompt's finished hypotheses, best first: `stream`, drained."""
-    result: list[list[Hypothesis]] = []
-    for result in stream(decoder, projected, prompts, end, pad, options):
-        pass
-    return result
+    return deque(stream(decoder, projected, prompts, end, pad, options), maxlen=1).pop()
 
 
 def _ancestral(
@@ -150,10 +148,7 @@ def _ancestral(
     for length in range(1, options.max_tokens + 1):
         logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
         scores = _controlled(state.logits, tokens, length, end, options)
-        if options.sample:
-            chosen = _draw(scores, generators, options)
-        else:
-            chosen = scores.argmax(dim=-1)
+        chosen = _draw(scores, generators, options) if options.sample else scores.argmax(dim=-1)
         chosen = chosen.masked_fill(finished, pad)
         logprob = logprobs.gather(1, chosen[:, None])
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from itertools import pairwise
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -25,7 +26,8 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.config = config
         size = config.preprocess.size
-        options = {"pretrained": pretrained, "num_classes": 0}
+        options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+        self.trunk: Any
         try:
             try:
                 self.trunk = timm.create_model(config.name, img_size=size, **options)
@@ -73,10 +75,10 @@ def default_preprocess(name: str, size: tuple[int, int] | None = None) -> Prepro
     if config is None:
         raise ValueError(f"timm has no model {name!r}")
     return Preprocess(
-        size=size or config.input_size[1:],
-        mean=config.mean,
-        std=config.std,
-        interpolation=config.interpolation if config.interpolation != "random" else "bicubic",
+        size=size or cast("tuple[int, int]", config.input_size[1:]),
+        mean=cast("tuple[float, float, float]", config.mean),
+        std=cast("tuple[float, float, float]", config.std),
+        interpolation=cast("Literal['bilinear', 'bicubic', 'lanczos']", config.interpolation),
     )
 
 
@@ -92,6 +94,8 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
         children = list(module.named_children())
         for (_, convolution), (name, norm) in pairwise(children):
             if not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if norm.running_mean is None or norm.running_var is None:
                 continue
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
                 convolution.weight,
