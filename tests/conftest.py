@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from vlm.captioner import Captioner
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -19,4 +23,67 @@ def data_dir() -> Path:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Captioner:
+    """A whole model of random weights, in a fraction of a second; what it says is noise, but the same each time."""
+    import torch
+
+    from vlm.captioner import Captioner
+    from vlm.config import DecoderConfig, ModelConfig, VisionConfig
+    from vlm.model import VisionLanguageModel
+    from vlm.tokenizer import Tokenizer
+    from vlm.vision import default_preprocess
+
+    sentences = [
+        "a brown dog runs through the grass",
+        "two men play football in the park",
+        "a girl in a red dress sits on a bench",
+        "a child jumps into a swimming pool",
+        "a black cat sleeps on the sofa",
+        "people walk along a busy street",
+        "a man rides a bicycle down a hill",
+        "what colour is the shape?",
+        "how many people are there?",
+        "is there a dog in the picture?",
+        "yes",
+        "no",
+    ]
+    tokenizer = Tokenizer.train(sentences, vocab_size=420)
+    encoder = "test_efficientnet"
+    config = ModelConfig(
+        vision=VisionConfig(encoder, default_preprocess(encoder, (96, 96))),
+        decoder=DecoderConfig(
+            vocab_size=tokenizer.vocab_size,
+            width=32,
+            depth=2,
+            heads=4,
+            max_length=48,
+            memory_width=32,
+        ),
+        licence="none: random weights",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VisionLanguageModel(config)
+        # Larger than the initial weights, so that the words depend on the image and on each other.
+        for weight in model.decoder.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.3)
+        # The single bytes, which every vocabulary has, are left to what has no other token.
+        model.decoder.token_embedding.weight.data[5:261] = 0
+    return Captioner(model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` as a checkpoint folder."""
+    import torch
+
+    from vlm.weights.store import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    save_checkpoint(folder, tiny.model, tiny.tokenizer, torch.float32)
     return folder
