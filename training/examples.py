@@ -59,7 +59,7 @@ class Batch:
 
 
 def clean_text(text: str) -> str:
-    """A caption, question or answer as the model should write it: single spaces, none before punctuation, no full stop."""
+    """A text as the model should write it: single spaces, none before punctuation, no full stop."""
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r"\s+([,.;:!?'])", r"\1", text)
     return text.rstrip(". ").replace("_", " ")
