@@ -107,9 +107,8 @@ def epoch_batches(
     pending: list[tuple[str, bool, list[Example]]] = []
     for group in order:
         mirror = group.source.mirror and generator.random() < 0.5 and not group.names_a_side
-        rows = examples(group, tokenizer, generator)
-        if rows:
-            pending.append((group.image.key, mirror, rows))
+        # An image none of whose questions was drawn keeps its place: all epochs have as many batches.
+        pending.append((group.image.key, mirror, examples(group, tokenizer, generator)))
         if len(pending) == batch_images:
             yield collate(pending, tokenizer.pad, max_length)
             pending = []
