@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vlm.config import ConfigError, ModelConfig
+from vlm.config import ModelConfig
 from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 
@@ -48,15 +48,20 @@ def load_checkpoint(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]
     try:
         config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
         tokenizer = Tokenizer.load(folder / "tokenizer.json", config.text)
-    except (ConfigError, json.JSONDecodeError, UnicodeDecodeError, ValueError) as error:
+        model = VisionLanguageModel(config)
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{folder}: {error}") from None
+    if tokenizer.vocab_size > config.decoder.vocab_size:
+        raise CheckpointError(
+            f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, but config.json gives the decoder a "
+            f"vocab_size of {config.decoder.vocab_size}; they belong to different models"
+        )
     try:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{folder / 'model.safetensors'} is truncated or not a safetensors file: {error}"
         ) from None
-    model = VisionLanguageModel(config)
     try:
         model.load_state_dict(
             {
