@@ -71,8 +71,8 @@ class Tokenizer:
     def words(self, ids: Sequence[int]) -> list[WordSpan]:
         """The words that the ids spell, each with its tokens.
 
-        Tokens join by character offset: a word has every token that adds a character to it, so a word that occurs
-        twice has two spans with tokens of their own.
+        Tokens join by character offset, so a word that occurs twice has two spans with tokens of their own. The
+        space before a word, and bytes that only together make a character, belong to the word.
         """
         text = self.decode(ids)
         bounds = [0]
@@ -82,14 +82,16 @@ class Tokenizer:
             shared = len(prefix) if text.startswith(prefix) else bounds[-1]
             bounds.append(max(shared, bounds[-1]))
         bounds.append(len(text))
-        spans = []
+        spans: list[WordSpan] = []
+        before = 0
         for match in _WORD.finditer(text):
             tokens = tuple(
                 i
                 for i in range(len(ids))
-                if bounds[i] < match.end() and bounds[i + 1] > match.start()
+                if bounds[i] < match.end() and max(bounds[i + 1], bounds[i] + 1) > before
             )
             spans.append(WordSpan(match.group(), match.start(), match.end(), tokens))
+            before = match.end()
         return spans
 
     def save(self, path: str | Path) -> None:

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import vlm
+from vlm.captioner import QuestionError
+
+QUESTIONS = ["is there a dog?", "how many people are there in the park?", "what?"]
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    sizes = [(50, 80), (120, 40), (96, 96)]
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def test_batch_equals_single(tiny, photos):
+    together = tiny.caption(photos, beams=3, max_tokens=10)
+    for photo, answer in zip(photos, together):
+        alone = tiny.encode(photo).caption(beams=3, max_tokens=10)
+        assert alone.text == answer.text
+        assert alone.score == pytest.approx(answer.score, abs=1e-4)
+        for one, other in zip(alone.maps(), answer.maps()):
+            torch.testing.assert_close(one.weights, other.weights, atol=1e-5, rtol=1e-4)
+
+
+def test_questions_together_equal_questions_alone(tiny, photos):
+    image = tiny.encode(photos[0])
+    together = image.ask_all(QUESTIONS, max_tokens=6)
+    for question, answer in zip(QUESTIONS, together):
+        alone = image.ask(question, max_tokens=6)
+        assert alone.text == answer.text
+        assert alone.confidence == pytest.approx(answer.confidence, rel=1e-3)
+
+
+def test_an_image_is_encoded_once(tiny, photos, monkeypatch):
+    calls = []
+    encode = tiny.model.vision.forward
+    monkeypatch.setattr(tiny.model.vision, "forward", lambda x: calls.append(len(x)) or encode(x))
+    image = tiny.encode(photos[0])
+    image.caption(beams=3, max_tokens=4)
+    image.ask_all(QUESTIONS, max_tokens=4)[0].maps()
+    list(image.stream(max_tokens=4))
+    assert calls == [1]
+
+
+def test_stream_gives_the_words_of_the_greedy_caption(tiny, photos):
+    image = tiny.encode(photos[0])
+    assert tuple(image.stream(max_tokens=12)) == image.caption(beams=1, max_tokens=12).words
+    question = QUESTIONS[0]
+    assert tuple(image.stream(question, max_tokens=6)) == (
+        image.ask(question, beams=1, max_tokens=6).words
+    )
+
+
+def test_confidence_is_a_probability_and_words_add_up(tiny, photos):
+    answer = tiny.encode(photos[0]).ask(QUESTIONS[0], max_tokens=3)
+    assert 0 < answer.confidence <= 1
+    assert answer.confidence + sum(a.confidence for a in answer.alternatives) <= 1 + 1e-6
+    assert answer.text not in [a.text for a in answer.alternatives]
+
+
+def test_explaining_the_caption_gives_its_own_probability(tiny, photos):
+    image = tiny.encode(photos[0])
+    text = "a brown dog runs through the grass"
+    explained = image.explain(text)
+    assert explained.text == text
+    assert explained.confidence == pytest.approx(
+        math.exp(explained.score * (len(explained.ids) + 1)), rel=1e-3
+    )
+    caption = image.caption(beams=1, max_tokens=30)
+    if caption.text:
+        again = image.explain(caption.text)
+        assert [m.text for m in again.maps()] == [m.text for m in caption.maps()]
+
+
+def test_candidates(tiny, photos):
+    image = tiny.encode(photos[0])
+    beams = image.caption(candidates=5, max_tokens=6)
+    sampled = image.caption(sample=True, candidates=5, temperature=2.0, seed=0, max_tokens=6)
+    for answer in (beams, sampled):
+        texts = [answer.text, *(a.text for a in answer.alternatives)]
+        assert len(texts) == len(set(texts)) == 5
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_an_empty_question_is_refused(tiny, photos, question):
+    with pytest.raises(QuestionError, match="empty"):
+        tiny.encode(photos[0]).ask(question)
+
+
+def test_a_long_question_is_refused(tiny, photos):
+    with pytest.raises(QuestionError, match="too long"):
+        tiny.encode(photos[0]).ask("why " * 2500)
+
+
+def test_a_word_that_is_not_there(tiny, photos):
+    with pytest.raises(ValueError, match="zebra"):
+        tiny.encode(photos[0]).explain("a dog").overlay("zebra")
+
+
+def test_import_is_light():
+    """`import vlm` must not load torch: a script that only asks for help waits for nothing."""
+    code = "import sys, vlm; print('torch' in sys.modules, 'gradio' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["False", "False"]
+
+
+def test_every_public_name_exists():
+    for name in vlm.__all__:
+        assert getattr(vlm, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = vlm.nothing

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm.config import TextConfig
+from vlm.tokenizer import Tokenizer
+
+TEXTS = ["a dog and a dog run", "two men in red shirts", "what is the dog doing?"] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS, vocab_size=320)
+
+
+@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])))
+def test_any_text_survives(text):
+    import unicodedata
+
+    tokenizer = Tokenizer.train(TEXTS, vocab_size=320)
+    # NFKC and lower-casing are the tokeniser's normalisation; it keeps everything else.
+    expected = unicodedata.normalize("NFKC", text.strip()).lower().strip()
+    assert unicodedata.normalize("NFKC", tokenizer.decode(tokenizer.encode(text))) == (
+        unicodedata.normalize("NFKC", expected)
+    )
+
+
+def test_words_that_occur_twice_have_tokens_of_their_own(tokenizer):
+    ids = tokenizer.encode("a dog and a dog")
+    first, second = (w for w in tokenizer.words(ids) if w.text == "dog")
+    assert set(first.tokens).isdisjoint(second.tokens)
+    assert tokenizer.decode([ids[i] for i in second.tokens]) == "dog"
+
+
+@given(text=st.from_regex(r"[a-zé]{1,8}( [a-z日]{1,8}){0,6}[?.]?", fullmatch=True))
+def test_every_token_belongs_to_a_word_and_words_are_in_order(text):
+    tokenizer = Tokenizer.train(TEXTS, vocab_size=320)
+    ids = tokenizer.encode(text)
+    spans = tokenizer.words(ids)
+    decoded = tokenizer.decode(ids)
+    assert [decoded[s.start : s.stop] for s in spans] == [s.text for s in spans]
+    assert " ".join(s.text for s in spans).replace(" ?", "?").replace(" .", ".") == decoded
+    assert sorted(token for span in spans for token in span.tokens) == list(range(len(ids)))
+
+
+def test_punctuation_is_a_word_of_its_own(tokenizer):
+    ids = tokenizer.encode("what is it?")
+    assert [w.text for w in tokenizer.words(ids)] == ["what", "is", "it", "?"]
+
+
+def test_a_question_is_a_prefix_that_the_answer_continues(tokenizer):
+    prompt = tokenizer.question_prompt("what is the dog doing?")
+    assert prompt[0] == tokenizer.question
+    assert prompt[-1] == tokenizer.answer
+    assert tokenizer.decode(prompt) == "what is the dog doing?"
+
+
+def test_special_tokens_in_a_text_are_plain_text(tokenizer):
+    ids = tokenizer.encode("a dog <end> <answer> yes")
+    assert not {tokenizer.end, tokenizer.answer} & set(ids)
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json", TextConfig())
+    assert loaded.encode("two dogs") == tokenizer.encode("two dogs")
+    assert loaded.vocab_size == tokenizer.vocab_size
+
+
+def test_a_missing_special_token_is_named(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match="<start>"):
+        Tokenizer.load(tmp_path / "tokenizer.json", TextConfig(caption="<start>"))
