@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm.weights.store import CheckpointError
+from vlm.config import ModelConfig
+from vlm.weights import CheckpointError
 
 DEFAULT = "small"
 
@@ -37,65 +39,63 @@ def find(name: str | Path | None = None) -> Path:
     A hub id ("owner/name") is downloaded once and then read from the hub's cache. Raises CheckpointError when
     there is no such checkpoint or it cannot be fetched.
     """
-    if name is None:
-        name = DEFAULT
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    bundled = bundled_folder() / str(name)
-    if "/" not in str(name) and (bundled / "config.json").is_file():
-        return bundled
-    if isinstance(name, Path) or str(name).count("/") != 1 or str(name).startswith((".", "/")):
+    name = DEFAULT if name is None else name
+    bundled = bundled_folder() / name
+    if isinstance(name, str) and "/" not in name and os.path.isfile(bundled / "config.json"):
+        return bundled  # also where the user's folder has the same name: theirs is "./name"
+    if os.path.isdir(name):
+        return Path(name)
+    if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(entry.name for entry in available())
         raise CheckpointError(
             f"there is no model {str(name)!r}: give a folder, a hub id (owner/name) or one of {known}"
         )
-    return _download(str(name))
+    return _download(name)
 
 
 def available() -> list[Available]:
-    """Bundled checkpoints, and those of ours in the hub's cache."""
-    entries = []
-    for config in sorted(bundled_folder().glob("*/config.json")):
-        entries.append(_describe(config.parent.name, config.parent))
-    for name, folder in _cached():
-        entries.append(_describe(name, folder))
-    return entries
+    """Bundled checkpoints, and those of ours in the hub's cache; a damaged one is not available."""
+    places = [(folder.name, folder) for folder in sorted(bundled_folder().glob("*/"))]
+    entries = [_describe(name, folder) for name, folder in places + _cached()]
+    return [entry for entry in entries if entry is not None]
 
 
 def _cached() -> list[tuple[str, Path]]:
-    from huggingface_hub import scan_cache_dir
+    """The models of the hub's cache, whoever made them."""
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return []
-    found = []
-    for repo in sorted(cache.repos, key=lambda repo: repo.repo_id):
-        for revision in repo.revisions:
-            config = revision.snapshot_path / "config.json"
-            if config.is_file() and "format_version" in json.loads(config.read_text()):
-                found.append((repo.repo_id, revision.snapshot_path))
-    return found
+    return sorted(
+        (repo.repo_id, revision.snapshot_path)
+        for repo in cache.repos
+        for revision in repo.revisions
+        if repo.repo_type == "model" and "main" in revision.refs
+    )
 
 
-def _describe(name: str, folder: Path) -> Available:
-    config = json.loads((folder / "config.json").read_text())
+def _describe(name: str, folder: Path) -> Available | None:
+    try:
+        config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    return Available(name, folder, size, tuple(config["tasks"]), config["licence"])
+    return Available(name, folder, size, config.tasks, config.licence)
 
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except LocalEntryNotFoundError:
-        reason = "it is not in the cache and the hub cannot be reached"
-    except HfHubHTTPError as error:
-        reason = f"the hub says: {str(error).splitlines()[0]}"
-    except (HFValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-    raise CheckpointError(f"the model {name!r} cannot be fetched: {reason}")
+        reason = "it is not in the hub's cache, and the hub cannot be reached"
+    except RepositoryNotFoundError:
+        reason = "the hub has no such model, or it is private (`hf auth login`)"
+    except Exception as error:  # the hub's client leaves its HTTP library's errors as they are
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise CheckpointError(f"there is no folder {name!r}, nor such a model to fetch: {reason}")

@@ -12,10 +12,7 @@ from safetensors.torch import load_file, save_file
 from vlm.config import ModelConfig
 from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or not ours; the message says what to do."""
+from vlm.weights import CheckpointError
 
 
 def save_checkpoint(

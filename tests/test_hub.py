@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+import vlm
+from vlm.weights import CheckpointError
+from vlm.weights.hub import available, bundled_folder, find
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A hub cache of the test's own, and a working directory where nothing lies."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    """A folder of bundled checkpoints, in the place of the package's own."""
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    monkeypatch.setattr("vlm.weights.hub.bundled_folder", lambda: folder)
+    return folder
+
+
+def cached(cache: Path, name: str, checkpoint: Path, revision: str = "main") -> Path:
+    """Lay a checkpoint into the cache as the hub's client does: blobs, and a snapshot of links to them."""
+    repo = cache / f"models--{name.replace('/', '--')}"
+    commit = revision.encode().hex().ljust(40, "0")
+    snapshot = repo / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir(exist_ok=True)
+    (repo / "refs").mkdir(exist_ok=True)
+    (repo / "refs" / revision).write_text(commit)
+    for file in checkpoint.iterdir():
+        blob = repo / "blobs" / f"{commit}-{file.name}"
+        shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(blob)
+    return snapshot
+
+
+def test_a_folder_is_itself(tiny_checkpoint):
+    assert find(tiny_checkpoint) == tiny_checkpoint
+    assert find(str(tiny_checkpoint)) == tiny_checkpoint
+
+
+def test_the_bundled_folder_is_beside_the_package_or_inside_it():
+    package = Path(vlm.__file__).parent
+    assert bundled_folder() in (package / "assets", package.parent / "assets")
+
+
+def test_a_bundled_name_wins_over_a_folder_of_that_name(assets, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint, assets / "small")
+    Path("small").mkdir()
+    assert find("small") == assets / "small"
+    assert find() == assets / "small"
+    assert find("./small") == Path("small")
+
+
+def test_a_hub_id_is_found_in_the_cache_without_network(cache, tiny, tiny_checkpoint):
+    snapshot = cached(cache, "someone/tiny", tiny_checkpoint)
+    assert find("someone/tiny") == snapshot
+    captioner = vlm.load("someone/tiny")
+    assert captioner.model.config == tiny.model.config
+
+
+def test_a_folder_wins_over_a_hub_id(cache, tiny_checkpoint):
+    cached(cache, "someone/tiny", tiny_checkpoint)
+    folder = Path(shutil.copytree(tiny_checkpoint, Path("someone/tiny")))
+    assert find("someone/tiny") == folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "someone/unknown",
+        "unknown",
+        "no/such/folder",
+        "./nothing",
+        "/nothing",
+        "a b/c",
+        "..",
+        "x" * 300,
+        Path("someone/unknown"),
+    ],
+)
+def test_an_unknown_model_is_one_sentence_that_names_it(name):
+    with pytest.raises(CheckpointError) as caught:
+        vlm.load(name)
+    assert str(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_hub_id_without_network_says_so():
+    with pytest.raises(CheckpointError, match="the hub cannot be reached"):
+        find("someone/unknown")
+
+
+def test_a_model_of_another_library_in_the_cache_is_refused(cache, tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "blip"}')
+    (foreign / "model.safetensors").write_bytes(b"")
+    (foreign / "tokenizer.json").write_text("{}")
+    cached(cache, "someone/foreign", foreign)
+    with pytest.raises(CheckpointError, match="format_version"):
+        vlm.load("someone/foreign")
+    assert "someone/foreign" not in {entry.name for entry in available()}
+
+
+def test_available_lists_bundled_and_cached_models(assets, cache, tiny, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint, assets / "small")
+    snapshot = cached(cache, "someone/tiny", tiny_checkpoint)
+    cached(cache, "someone/tiny", tiny_checkpoint, revision="older")
+    entries = available()
+    assert [(entry.name, entry.folder) for entry in entries] == [
+        ("small", assets / "small"),
+        ("someone/tiny", snapshot),
+    ]
+    size = sum(file.stat().st_size for file in tiny_checkpoint.iterdir())
+    assert {entry.size for entry in entries} == {size}
+    assert {entry.tasks for entry in entries} == {("caption", "vqa")}
+    assert {entry.licence for entry in entries} == {tiny.model.config.licence}
+
+
+def test_what_is_damaged_is_not_available(assets, cache, tiny_checkpoint):
+    for name, text in {"cut": '{"format_ver', "list": "[1]", "other": json.dumps({})}.items():
+        shutil.copytree(tiny_checkpoint, assets / name)
+        (assets / name / "config.json").write_text(text)
+    (assets / "photo.jpg").write_bytes(b"")
+    (cache / "not a repository").write_text("")
+    assert available() == []
+
+
+def test_no_cache_is_no_models(assets, cache):
+    cache.rmdir()
+    assert available() == []
