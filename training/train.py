@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,10 @@ def run(recipe: Recipe, data: Path, out: Path, cache: Path) -> None:
     dev_groups = [
         g
         for s in recipe.sources
-        for g in group_by_image(read_source(s, data, "val" if s.format == "vqa_v2" else "dev"), s)
+        for g in group_by_image(
+            read_source(s, data, "val" if s.format == "vqa_v2" else "dev"),
+            replace(s, mirror=False, share=1.0),  # dev is measured as it is
+        )
     ]
     encoder = make_encoder(recipe)
     mirrored = [g.image for g in groups if g.source.mirror and not g.names_a_side]
