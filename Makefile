@@ -1,0 +1,36 @@
+PYTHON ?= python3
+
+.PHONY: app test check browser screenshot wheel
+
+app: .venv/app  ## serve the app on http://127.0.0.1:7860
+	.venv/bin/python app.py
+
+test: check browser  ## everything that CI runs
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
+
+check: .venv/test  ## lint, format and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+browser: .venv/test  ## a browser for the tests, where the system has none
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } || \
+	  .venv/bin/playwright install chromium
+
+wheel: .venv/test
+	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+.venv/app: .venv/python pyproject.toml
+	.venv/bin/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/test: .venv/python pyproject.toml
+	.venv/bin/python -m pip install --quiet --editable ".[test]"
+	@touch $@ .venv/app
