@@ -154,6 +154,8 @@ class EncodedImage:
         head: int | None = None,
     ) -> list[WordMap]:
         """Maps of the words of `ids`; see `vlm.explain.maps.word_maps`."""
+        if question is not None:
+            question = " ".join(question.split())  # as `Captioner.prompt` reads it
         model, tokenizer = self.captioner.model, self.captioner.tokenizer
         return word_maps(model, tokenizer, self.memory, ids, question, layer, head)
 
@@ -309,7 +311,7 @@ def _options(defaults: Options, given: dict[str, Any]) -> Options:
     values = {**vars(defaults), **given}
     if values["sample"] and "beams" not in given:
         values["beams"] = 1
-    if "candidates" in given and not values["sample"]:
+    if "candidates" in given and "beams" not in given and not values["sample"]:
         values["beams"] = max(values["beams"], values["candidates"])
     if "beams" in given and "candidates" not in given:
         values["candidates"] = min(values["candidates"], values["beams"])
