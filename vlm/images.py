@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     import torch
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
-# Above this an image costs gigabytes to decode; cameras stay well below.
+# Above these an image costs gigabytes to decode, or PIL's 32-bit box coordinates go wrong; cameras stay well below.
 MAX_PIXELS = 120_000_000
+MAX_SIDE = 65_535  # JPEG's own limit
+_LIMIT = f"the limit is {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE:,} pixels a side"
 
+# PIL opens many more formats, and some of them start other programs (EPS runs Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
@@ -56,15 +61,19 @@ class Frame:
         left, top, right, bottom = self.box
         if not (left <= x < right and top <= y < bottom):
             return None
-        return int((y - top) / (bottom - top) * grid[0]), int((x - left) / (right - left) * grid[1])
+        row = int((y - top) / (bottom - top) * grid[0])
+        column = int((x - left) / (right - left) * grid[1])
+        # Rounding can carry the last of a pixel over the edge.
+        return min(row, grid[0] - 1), min(column, grid[1] - 1)
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """From an image to the model's pixels: size, fit, interpolation, mean and deviation, as the encoder was trained.
 
-    `fit` is "squash" (the whole image, aspect ratio not kept) or "crop" (shortest side resized to
-    `size / crop_share`, then the centre). `size` is `(height, width)`; `mean` and `std` are for values in 0..1.
+    `fit` is "squash" (the whole image, aspect ratio not kept) or "crop" (the largest box of the input's shape in the
+    middle: torchvision's Resize and CenterCrop to one size). `size` is `(height, width)`; `mean` and `std` are for
+    values in 0..1.
     """
 
     size: tuple[int, int]
@@ -85,8 +94,12 @@ class Preprocess:
         """Where the model's input lies on an image of that size."""
         if self.fit == "squash":
             return Frame(width, height, (0.0, 0.0, float(width), float(height)))
-        scale = max(self.size[0] / height, self.size[1] / width)
-        seen_width, seen_height = self.size[1] / scale, self.size[0] / scale
+        pixel = min(height / self.size[0], width / self.size[1])  # the input's, in the image's
+        # The side that fits exactly must not stick out by a rounding error.
+        seen_width, seen_height = (
+            min(width, self.size[1] * pixel),
+            min(height, self.size[0] * pixel),
+        )
         left, top = (width - seen_width) / 2, (height - seen_height) / 2
         return Frame(width, height, (left, top, left + seen_width, top + seen_height))
 
@@ -106,57 +119,55 @@ class Preprocess:
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """Any image source as an upright RGB PIL image.
+    """Any image source as an upright RGB PIL image of its own; the source is not changed.
 
-    Takes a path, bytes, a PIL image, or an array `(H, W)`, `(H, W, 1|3|4)` of uint8, uint16 or floats in 0..1.
-    EXIF rotation is applied, transparency is laid on white, 16 bits become 8, an animation gives its first frame.
-    Raises ImageError when it is missing, unreadable, truncated or larger than `MAX_PIXELS`.
+    Takes a path, bytes, a PIL image, or an array `(H, W)`, `(H, W, 1|3|4)` of uint8, uint16, bool or floats in 0..1.
+    EXIF rotation is applied, transparency is laid on white, higher depths become 8 bits, an animated file gives its
+    first frame. Raises ImageError when it is missing, unreadable, no image, truncated, or too large.
     """
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
+        return _to_rgb(_from_array(source), "the image")
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return _to_rgb(source, "the image")
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), "the image", len(source))
+        return _decode(io.BytesIO(source), "the image")
+    if not isinstance(source, (str, os.PathLike)):
+        raise ImageError(
+            f"an image must be a path, bytes, a PIL image or an array, not {type(source).__name__}"
+        )
     path = Path(source)
-    if not path.exists():
-        raise ImageError(f"{path}: no such file")
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder, not an image")
     try:
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder, not an image")
+        if not path.is_file():
+            raise ImageError(f"{path}: no such file")
         with path.open("rb") as file:
-            return _decode(file, str(path), path.stat().st_size)
-    except PermissionError:
-        raise ImageError(f"{path} cannot be read: permission denied") from None
+            return _decode(file, str(path))
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _decode(file: io.BufferedIOBase, name: str, size: int) -> Image.Image:
-    if size == 0:
+def _decode(file: BinaryIO, name: str) -> Image.Image:
+    if file.seek(0, io.SEEK_END) == 0:
         raise ImageError(f"{name} is empty (0 bytes)")
     try:
-        image = Image.open(file)
-        _check_size(image, name)
-        return _to_rgb(image)
-    except ImageError:
-        raise
+        with warnings.catch_warnings():
+            # PIL warns at a limit of its own; ours is checked before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name} is not an image in a format that can be read (JPEG, PNG, WebP, ...)"
+            f"{name} is not an image that can be read (JPEG, PNG, WebP, GIF, BMP or TIFF)"
         ) from None
     except Image.DecompressionBombError:
-        raise ImageError(
-            f"{name} has more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller first"
-        ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name} is damaged or truncated: {error}") from None
+        raise ImageError(f"{name} is too large: {_LIMIT}; make it smaller first") from None
+    except Exception as error:  # damaged headers lead PIL into errors of any type
+        raise _damaged(name, error) from None
+    return _to_rgb(image, name)
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} is {image.width} x {image.height}, more than {MAX_PIXELS // 1_000_000} megapixels; "
-            "make it smaller first"
-        )
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(f"{name} cannot be decoded, it may be damaged or truncated: {error}")
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -166,39 +177,68 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise ImageError(
             f"an image array must be (H, W), (H, W, 3) or (H, W, 4), not {array.shape}"
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(
-            f"the image has more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller first"
-        )
-    if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    elif np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+    kind = array.dtype.kind
+    if kind == "f":
+        # Written so that NaN is refused too.
+        if not (array.min() >= 0 and array.max() <= 1):
             raise ImageError("a floating-point image array must hold values in 0..1")
-        array = np.rint(array * 255).astype(np.uint8)
-    elif array.dtype == np.bool_:
+        array = np.rint(array * np.float32(255)).astype(np.uint8)
+    elif kind == "b":
         array = array.astype(np.uint8) * 255
+    elif kind == "u" and array.dtype.itemsize == 2:
+        array = (array >> 8).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(f"an image array must be uint8, uint16 or float, not {array.dtype}")
+        raise ImageError(f"an image array must be uint8, uint16, bool or float, not {array.dtype}")
     return Image.fromarray(array)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if getattr(image, "is_animated", False):
-        image.seek(0)
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _high_depth_to_rgb(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise ImageError(f"{name} has no pixels: {image.width} x {image.height}")
+    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+        raise ImageError(
+            f"{name} is too large, {image.width:,} x {image.height:,}: {_LIMIT}; make it smaller first"
+        )
+    try:
+        image.load()  # files are decoded here, so here is where a truncated one shows
+        image = _upright(image)
+        if image.mode.startswith("I;16"):
+            image = _from_array(np.asarray(image))
+        elif image.mode in ("I", "F"):
+            image = _from_array(_in_unit_range(np.asarray(image)))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
+    except Exception as error:  # decoders raise errors of any type
+        raise _damaged(name, error) from None
+    image.info = {}  # an orientation left behind would be applied again by the next reader
+    return image
 
 
-def _high_depth_to_rgb(image: Image.Image) -> Image.Image:
-    """One channel of 16 or 32 bits: PIL's own conversion would clip at 255 and give a white picture."""
-    values = np.asarray(image, dtype=np.float64)
-    top = 65535.0 if values.max() > 255 else 255.0
-    gray = np.clip(values / top * 255, 0, 255).astype(np.uint8)
-    return Image.fromarray(gray).convert("RGB")
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # 1 is upright
+    except Exception:  # EXIF that cannot be read says nothing against the pixels
+        return image
+    turn = _TO_UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _in_unit_range(values: np.ndarray) -> np.ndarray:
+    """One channel of 32 bits in 0..1: its full scale is not recorded, so the least usual one that holds it."""
+    values = np.nan_to_num(values.astype(np.float32))
+    top = values.max()
+    scale = next((usual for usual in (1, 255, 65535) if top <= usual), top)
+    return (values / scale).clip(0, 1)
