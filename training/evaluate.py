@@ -36,10 +36,9 @@ def evaluate(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL [MODEL_B]]",
-            show_default=False,
-            help="A bundled name, a folder or a hub id; a second one is compared with the first. "
-            "[default: the bundled model]",
+            metavar="MODEL",
+            show_default="the bundled model",
+            help="A bundled name, a folder or a hub id; a second one is compared with the first.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The same as the argument MODEL.")] = None,
@@ -63,7 +62,7 @@ def evaluate(
     ] = None,
     beams: Annotated[
         int | None,
-        typer.Option(help="Beams of the search. [default: 3 for captions, 5 for answers]"),
+        typer.Option(help="Beams of the search.", show_default="3 for captions, 5 for answers"),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score only the first images, or questions.")
@@ -91,8 +90,9 @@ def evaluate(
 ) -> None:
     """Score captions or answers on a dataset, with 95 % intervals.
 
-    With two models the difference is printed, and whether it is more than noise. Figures are in points: a CIDEr of
-    1.0 is 100. An image that cannot be read is left out and named at the end, and the exit code is 1.
+    With two models the difference is printed, and whether it is more than noise. Figures are in
+    points: a CIDEr of 1.0 is 100. An image that cannot be read is left out and named at the end,
+    and the exit code is 1.
     """
     names = [*([model] if model is not None else []), *(models or [])]
     if len(names) > 2:
