@@ -198,9 +198,13 @@ class Captioner:
         return answers
 
     def prompt(self, question: str | None) -> list[int]:
-        """The ids that start a caption, or the answer to a question."""
+        """The ids that start a caption, or the answer to a question. Raises QuestionError where there can be none."""
         if question is None:
+            if "caption" not in self.model.config.tasks:
+                raise QuestionError("this model writes no captions; ask it a question")
             return self.tokenizer.caption_prompt()
+        if "vqa" not in self.model.config.tasks:
+            raise QuestionError("this model answers no questions; it writes captions")
         question = " ".join(question.split())
         if not question:
             raise QuestionError("the question is empty; write one")

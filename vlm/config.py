@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vlm.images import Preprocess
 
 FORMAT_VERSION = 1
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 
 
 class ConfigError(ValueError):
@@ -18,14 +18,46 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A timm encoder by name, and how an image becomes its input."""
+    """A timm encoder by name, and how an image becomes its input.
+
+    `options` are keywords of the timm model that differ from the name's, such as its `depth`; `norm_eps`, where given,
+    is the epsilon of its layer norms. `prefix` keeps the class and register tokens, in front of the patches.
+    """
 
     name: str
     preprocess: Preprocess
+    options: dict[str, Any] = field(default_factory=dict)
+    norm_eps: float | None = None
+    prefix: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigError("vision.name must name a timm model")
+        if not isinstance(self.options, dict):
+            raise ConfigError(f"vision.options must be a mapping, not {self.options!r}")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """How the encoder's features become memory tokens.
+
+    `kind` "grid" is a norm, a projection and the place of each patch; "linear" a projection; "none" nothing; "pool"
+    attention of `queries` learned queries with `heads` heads, which then are the memory in place of the patches
+    (CoCa, Yu et al. 2022).
+    """
+
+    kind: Literal["grid", "linear", "none", "pool"] = "grid"
+    queries: int = 0
+    heads: int = 0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("grid", "linear", "none", "pool"):
+            raise ConfigError(f"adapter.kind must be grid, linear, none or pool, not {self.kind!r}")
+        if (self.kind == "pool") != (self.queries > 0 and self.heads > 0):
+            raise ConfigError(
+                "adapter.queries and adapter.heads are positive for kind pool, else 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -33,8 +65,11 @@ class DecoderConfig:
     """The text decoder.
 
     `pattern` is one layer's ordered sublayers, repeated `depth` times: `s` self-attention, `c` cross-attention,
-    `m` MLP. "scm" is the usual decoder; CoCa's multimodal layer is "smcm". `prenorm` False means
-    norm(x + f(x)), as BERT and BLIP do.
+    `m` MLP. "scm" is the usual decoder; CoCa's multimodal layer is "smcm", and `text_layers` of "sm" come before the
+    first of them. `prenorm` False means norm(x + f(x)), as BERT and BLIP do. `embedding_norm` normalises the
+    embeddings, whose tokens are multiplied by `embedding_scale`; `memory_norm` normalises the memory anew for each
+    cross-attention. `tied` output weights are the token embeddings; `head_transform` puts BERT's dense layer,
+    activation and norm before them, and `head_bias` a bias behind. `causal` False lets a token see later ones.
     """
 
     vocab_size: int
@@ -49,6 +84,19 @@ class DecoderConfig:
     prenorm: bool = True
     norm_eps: float = 1e-5
     dropout: float = 0.0
+    text_layers: int = 0
+    causal: bool = True
+    embedding_norm: bool = False
+    embedding_scale: float = 1.0
+    memory_norm: bool = False
+    tied: bool = True
+    head_transform: bool = False
+    head_bias: bool = False
+
+    @property
+    def sublayers(self) -> str:
+        """All sublayers in order, one letter each."""
+        return "sm" * self.text_layers + self.pattern * self.depth
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -57,20 +105,23 @@ class DecoderConfig:
             raise ConfigError(
                 f"decoder.pattern is made of the letters s, c and m, not {self.pattern!r}"
             )
-        if self.activation not in ("gelu", "gelu_tanh", "quick_gelu"):
+        if self.activation not in get_args(Activation):
             raise ConfigError(f"decoder.activation {self.activation!r} is unknown")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"decoder.dropout must be in [0, 1), not {self.dropout}")
         for name in ("vocab_size", "depth", "max_length", "memory_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"decoder.{name} must be positive, not {getattr(self, name)}")
+        if self.text_layers < 0:
+            raise ConfigError(f"decoder.text_layers must not be negative, not {self.text_layers}")
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """How words meet the decoder: the special tokens, and the prompts that start a caption or an answer.
 
-    A caption's prompt is `[caption]`; a question's is `[question] words [answer]`. The text ends with `end`.
+    A caption's prompt is `[caption]`, and the words of `prompt` if any; a question's is `[question] words [answer]`.
+    The text ends with `end`. A model that answers no questions leaves `question` and `answer` empty.
     """
 
     pad: str = "<pad>"
@@ -78,6 +129,7 @@ class TextConfig:
     caption: str = "<caption>"
     question: str = "<question>"
     answer: str = "<answer>"
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,8 +139,13 @@ class ModelConfig:
     vision: VisionConfig
     decoder: DecoderConfig
     text: TextConfig = field(default_factory=TextConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     tasks: tuple[str, ...] = ("caption", "vqa")
     licence: str = ""
+
+    def __post_init__(self) -> None:
+        if self.adapter.kind == "grid" and self.vision.prefix:
+            raise ConfigError("vision.prefix keeps tokens that have no place on adapter.kind grid")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values, with the format version."""
@@ -111,6 +168,7 @@ _NESTED: dict[str, type] = {
     "preprocess": Preprocess,
     "decoder": DecoderConfig,
     "text": TextConfig,
+    "adapter": AdapterConfig,
 }
 
 

@@ -54,6 +54,9 @@ class Sublayer(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         source_width = config.memory_width if kind == "c" else config.width
+        self.memory_norm: nn.Module = nn.Identity()
+        if kind == "c" and config.memory_norm:
+            self.memory_norm = nn.LayerNorm(config.memory_width, eps=config.norm_eps)
         self.body: Attention | MLP = (
             MLP(config) if kind == "m" else Attention(config.width, config.heads, source_width)
         )
@@ -71,7 +74,7 @@ class MLP(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        hidden = int(config.width * config.mlp_ratio)
+        hidden = round(config.width * config.mlp_ratio)
         self.rise = nn.Linear(config.width, hidden)
         self.fall = nn.Linear(hidden, config.width)
         self.activation = _activation(config.activation)
@@ -81,26 +84,30 @@ class MLP(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A causal transformer that cross-attends to a memory; output embeddings are tied to the input's."""
+    """A transformer that cross-attends to a memory."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
+        norm = partial(nn.LayerNorm, config.width, eps=config.norm_eps)
+        self.embedding_norm = norm() if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.sublayers = nn.ModuleList(
-            Sublayer(kind, config) for kind in config.pattern * config.depth
-        )
-        self.final_norm = (
-            nn.LayerNorm(config.width, eps=config.norm_eps) if config.prenorm else nn.Identity()
-        )
+        self.sublayers = nn.ModuleList(Sublayer(kind, config) for kind in config.sublayers)
+        self.final_norm = norm() if config.prenorm else nn.Identity()
+        self.head_transform: nn.Module = nn.Identity()
+        if config.head_transform:
+            dense = nn.Linear(config.width, config.width)
+            self.head_transform = nn.Sequential(dense, _activation(config.activation), norm())
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         self.apply(partial(_initialise, depth=len(self.sublayers)))
 
     def project(self, memory: Memory) -> Projected:
         """Cross keys and values of every layer, `(B, H, S, D / H)`."""
         layers = tuple(
-            sublayer.body.project(memory.tokens)
+            sublayer.body.project(sublayer.memory_norm(memory.tokens))
             for sublayer in self._sublayers()
             if isinstance(sublayer.body, Attention) and sublayer.kind == "c"
         )
@@ -129,8 +136,8 @@ class Decoder(nn.Module):
             positions = torch.arange(past, past + length, device=ids.device)
         else:
             positions = (valid.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-        x = self.token_embedding(ids) + self.position_embedding(positions)  # (R, T, D)
-        x = self.dropout(x)
+        x = self.token_embedding(ids) * self.config.embedding_scale  # (R, T, D)
+        x = self.dropout(self.embedding_norm(x + self.position_embedding(positions)))
 
         self_mask = self._self_mask(length, past, valid, ids.device)
         cross_mask = None if projected.mask is None else projected.mask[:, None, None, :]
@@ -158,23 +165,26 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `(..., V)` of hidden states `(..., D)`."""
-        return F.linear(hidden, self.token_embedding.weight)
+        weight = self.token_embedding.weight if self.head is None else self.head.weight
+        return F.linear(self.head_transform(hidden), weight, self.head_bias)
 
     def _sublayers(self) -> Iterator[Sublayer]:
         return iter(cast("Iterable[Sublayer]", self.sublayers))
 
-    @staticmethod
     def _self_mask(
-        length: int, past: int, valid: Tensor | None, device: torch.device
+        self, length: int, past: int, valid: Tensor | None, device: torch.device
     ) -> Tensor | None:
         """True where a query may look, broadcast to `(R, H, T, P + T)`; None where it may look at all."""
         if valid is None:
-            return None if length == 1 else causal_mask(length, past, device)
-        causal = causal_mask(length, past, device)
+            free = length == 1 or not self.config.causal
+            return None if free else causal_mask(length, past, device)
+        seen = causal_mask(length, past, device)
+        if not self.config.causal:
+            seen = torch.ones_like(seen)
         # Padding looks at itself, so that its softmax is over something.
         itself = torch.eye(length, dtype=torch.bool, device=device)
         itself = F.pad(itself, (past, 0))
-        return ((causal & valid[:, None, :]) | itself)[:, None]
+        return ((seen & valid[:, None, :]) | itself)[:, None]
 
 
 def _activation(name: Activation) -> nn.Module:
@@ -182,6 +192,8 @@ def _activation(name: Activation) -> nn.Module:
         return nn.GELU(approximate="tanh")
     if name == "quick_gelu":
         return QuickGELU()
+    if name == "relu":
+        return nn.ReLU()
     return nn.GELU()
 
 
@@ -196,7 +208,7 @@ def _initialise(module: nn.Module, depth: int) -> None:
     """GPT-2's: normal weights of 0.02, residual outputs scaled down by the number of sublayers."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     residual = {Attention: "out", MLP: "fall"}.get(type(module))
     if residual is not None:

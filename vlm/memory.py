@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segment:
-    """Slots `[start, stop)` of a memory, e.g. "image"; `grid` `(h, w)` where the slots are patches."""
+    """Slots `[start, stop)` of a memory, e.g. "image"; `grid` `(h, w)` where they are patches, or draw on some."""
 
     name: str
     start: int
@@ -68,8 +68,10 @@ class Memory:
 
 
 def image_memory(tokens: Tensor, grid: tuple[int, int]) -> Memory:
-    """A memory of patches alone: `tokens` `(B, h * w, D)`."""
-    return Memory(tokens, (Segment("image", 0, tokens.shape[1], grid),))
+    """A memory of patches, `tokens` `(B, P + h * w, D)`, with the `P` prefix tokens in front, if any."""
+    prefix = tokens.shape[1] - grid[0] * grid[1]
+    image = Segment("image", prefix, tokens.shape[1], grid)
+    return Memory(tokens, (Segment("class", 0, prefix), image) if prefix else (image,))
 
 
 def grid_positions(grid: tuple[int, int], width: int, device: torch.device | str = "cpu") -> Tensor:

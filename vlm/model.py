@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm.config import ModelConfig
+from vlm.config import ConfigError, ModelConfig
 from vlm.decoder import Decoder, Projected
 from vlm.memory import Memory, grid_positions, image_memory
 from vlm.vision import VisionEncoder
@@ -15,16 +15,23 @@ IGNORE_INDEX = -100
 
 
 class Adapter(nn.Module):
-    """Patch features `(B, N, vision width)` to memory tokens `(B, N, memory width)` that know their place."""
+    """Features `(B, N, vision width)` to memory tokens `(B, N, memory width)`; "grid" tells each patch its place."""
 
-    def __init__(self, vision_width: int, memory_width: int) -> None:
+    def __init__(self, kind: str, vision_width: int, memory_width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(vision_width)
-        self.project = nn.Linear(vision_width, memory_width)
+        if kind == "none" and vision_width != memory_width:
+            raise ConfigError(
+                f"adapter.kind none leaves {vision_width} channels, not decoder.memory_width {memory_width}"
+            )
+        self.kind = kind
+        self.norm = nn.LayerNorm(vision_width) if kind == "grid" else nn.Identity()
+        self.project = nn.Identity() if kind == "none" else nn.Linear(vision_width, memory_width)
 
-    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        tokens = self.project(self.norm(patches))
-        return tokens + grid_positions(grid, tokens.shape[-1], tokens.device)
+    def forward(self, features: Tensor, grid: tuple[int, int]) -> Memory:
+        tokens = self.project(self.norm(features))
+        if self.kind == "grid":
+            tokens = tokens + grid_positions(grid, tokens.shape[-1], tokens.device)
+        return image_memory(tokens, grid)
 
 
 class VisionLanguageModel(nn.Module):
@@ -34,7 +41,8 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config.vision, pretrained=pretrained_vision)
-        self.adapter = Adapter(self.vision.width, config.decoder.memory_width)
+        memory_width = config.decoder.memory_width
+        self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
         self.decoder = Decoder(config.decoder)
 
     @property
@@ -47,7 +55,7 @@ class VisionLanguageModel(nn.Module):
 
     def remember(self, patches: Tensor, grid: tuple[int, int]) -> Memory:
         """The memory of patch features `(B, N, D)` that the encoder gave earlier."""
-        return image_memory(self.adapter(patches, grid), grid)
+        return self.adapter(patches, grid)
 
     def loss(
         self,

@@ -35,8 +35,9 @@ class Tokenizer:
         self.pad = self._special(config.pad)
         self.end = self._special(config.end)
         self.caption = self._special(config.caption)
-        self.question = self._special(config.question)
-        self.answer = self._special(config.answer)
+        # Both are empty where the model answers no questions.
+        self.question = self._special(config.question) if config.question else None
+        self.answer = self._special(config.answer) if config.answer else None
 
     def _special(self, token: str) -> int:
         number = self.backend.token_to_id(token)
@@ -50,9 +51,9 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, without special tokens; what looks like a special token in it is plain text."""
-        for token in (self.config.pad, self.config.end, self.config.caption):
-            text = text.replace(token, " ")
-        for token in (self.config.question, self.config.answer):
+        config = self.config
+        specials = (config.pad, config.end, config.caption, config.question, config.answer)
+        for token in filter(None, specials):
             text = text.replace(token, " ")
         return self.backend.encode(text.strip(), add_special_tokens=False).ids
 
@@ -62,10 +63,12 @@ class Tokenizer:
 
     def caption_prompt(self) -> list[int]:
         """Ids that start a caption."""
-        return [self.caption]
+        return [self.caption, *self.encode(self.config.prompt)]
 
     def question_prompt(self, question: str) -> list[int]:
-        """Ids that ask a question; the answer continues them."""
+        """Ids that ask a question; the answer continues them. Raises ValueError where the model answers none."""
+        if self.question is None or self.answer is None:
+            raise ValueError("this model answers no questions")
         return [self.question, *self.encode(question), self.answer]
 
     def words(self, ids: Sequence[int]) -> list[WordSpan]:

@@ -18,15 +18,15 @@ from vlm.images import Preprocess
 class VisionEncoder(nn.Module):
     """A timm model without its head: pixels `(B, 3, H, W)` to patches `(B, N, D)` and their grid `(h, w)`.
 
-    ViT prefix tokens (class, registers) are dropped by `num_prefix_tokens`; feature maps of CNNs and of
-    hierarchical transformers are flattened row by row.
+    ViT prefix tokens (class, registers) are dropped, or with `prefix` kept in front of the patches,
+    `(B, P + N, D)`; feature maps of CNNs and of hierarchical transformers are flattened row by row.
     """
 
     def __init__(self, config: VisionConfig, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
         size = config.preprocess.size
-        options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+        options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, **config.options}
         self.trunk: Any
         try:
             try:
@@ -35,13 +35,18 @@ class VisionEncoder(nn.Module):
                 self.trunk = timm.create_model(config.name, **options)
         except RuntimeError as error:
             raise ValueError(f"timm cannot make {config.name!r}: {error}") from None
+        if config.norm_eps is not None:
+            for module in self.trunk.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eps = config.norm_eps
         self.width: int = self.trunk.num_features
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         features = self.trunk.forward_features(pixels)
         if features.ndim == 3:  # (B, prefix + N, D)
-            patches = features[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
-            return patches, self._token_grid(patches.shape[1], pixels)
+            prefix = getattr(self.trunk, "num_prefix_tokens", 0)
+            grid = self._token_grid(features.shape[1] - prefix, pixels)
+            return features if self.config.prefix else features[:, prefix:], grid
         if self._channels_last(features):  # (B, h, w, D)
             grid = (features.shape[1], features.shape[2])
             return features.flatten(1, 2), grid

@@ -69,8 +69,7 @@ def token_maps(
     The pass over row i predicts token i + 1, so row i explains token i + 1; this is the one place that knows it.
     The first token is given, not chosen, and gets the map of its own row.
     """
-    layers = model.config.decoder.pattern.count("c") * model.config.decoder.depth
-    _check("layer", layer, layers)
+    _check("layer", layer, model.config.decoder.sublayers.count("c"))
     _check("head", head, model.config.decoder.heads)
     rows = torch.tensor([list(ids)], device=model.device)
     decoded = model.decoder(rows, model.decoder.project(memory), explicit=True)

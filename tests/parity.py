@@ -1,0 +1,87 @@
+"""What the importers' tests share: random reference models, and comparisons of ours with theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vlm.decoder import Decoder, Projected
+from vlm.generate import Options, generate
+from vlm.tokenizer import Tokenizer
+
+WORDS = ["a", "the", "red", "brown", "dog", "cat", "man", "sits", "runs", "on", "in", "grass"]
+WORDS += ["is", "there", "what", "colour", "how", "many", "yes", "no", "two"]
+
+
+def bert_vocabulary() -> dict[str, int]:
+    """Special tokens, single letters and a few words, as BERT's vocabulary has them."""
+    letters = "abcdefghijklmnopqrstuvwxyz?'.,0123456789"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    tokens += [word for word in WORDS if len(word) > 1]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, scale: float = 1.0, seed: int = 0) -> None:
+    """Weights under which every part matters: wide matrices, norms off 1 and biases off 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        if weight.ndim > 1:
+            weight.copy_(noise * scale * weight.shape[-1] ** -0.5)
+        elif "norm" in name.lower() or "ln_" in name:
+            weight.copy_(noise * 0.2 + (1.0 if name.endswith("weight") else 0.0))
+        else:
+            weight.copy_(noise * 0.2)
+
+
+def photos(count: int = 3) -> list[Image.Image]:
+    """Pictures of different sizes, with edges at all scales."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = []
+    for i in range(count):
+        small = torch.randint(256, (9 + i, 13 - 2 * i, 3), generator=generator)
+        picture = Image.fromarray(small.byte().numpy()).resize((150 - 20 * i, 90 + 30 * i), 0)
+        pictures.append(picture)
+    return pictures
+
+
+@torch.inference_mode()
+def layer_outputs(decoder: Decoder, ids: Tensor, projected: Projected) -> list[Tensor]:
+    """Hidden states behind each repetition of the pattern, before the final norm: ever longer decoders."""
+    size = len(decoder.config.pattern)
+    outputs = []
+    for depth in range(1, decoder.config.depth + 1):
+        shallow = copy(decoder)
+        shallow._modules = {**decoder._modules, "final_norm": nn.Identity()}
+        shallow._modules["sublayers"] = decoder.sublayers[: depth * size]
+        outputs.append(shallow(ids, projected).hidden)
+    return outputs
+
+
+def words(
+    decoder: Decoder,
+    projected: Projected,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    beams: int,
+    max_tokens: int,
+) -> list[list[int]]:
+    """The ids of each prompt's best text, without prompt and end."""
+    options = Options(beams=beams, max_tokens=max_tokens)
+    results = generate(decoder, projected, prompts, tokenizer.end, tokenizer.pad, options)
+    return [list(hypotheses[0].ids) for hypotheses in results]
+
+
+def their_words(
+    sequences: Tensor, prompt: int, end: int, pad: int | None = None
+) -> list[list[int]]:
+    """The same of transformers' `generate`: behind the prompt, up to the end."""
+    rows = []
+    for ids in sequences[:, prompt:].tolist():
+        rows.append(ids[: ids.index(end)] if end in ids else ids)
+    return rows

@@ -1,0 +1,37 @@
+"""The names of BERT's layers, which BLIP's and RoBERTa's decoders share."""
+
+from __future__ import annotations
+
+from vlm.weights.tables import From, Table, module, stacked
+
+
+def embeddings(ours: str, theirs: str) -> Table:
+    """Token and position embeddings and their norm."""
+    return {
+        f"{ours}.token_embedding.weight": From((f"{theirs}.word_embeddings.weight",)),
+        f"{ours}.position_embedding.weight": From((f"{theirs}.position_embeddings.weight",)),
+        **module(f"{ours}.embedding_norm", f"{theirs}.LayerNorm"),
+    }
+
+
+def layers(ours: str, theirs: str, depth: int) -> Table:
+    """Layers of self-attention, cross-attention and MLP, each followed by its norm."""
+    table: Table = {}
+    for i in range(depth):
+        layer = f"{theirs}.{i}"
+        for offset, block in enumerate(("attention", "crossattention")):
+            sublayer, attention = f"{ours}.sublayers.{3 * i + offset}", f"{layer}.{block}"
+            table |= module(f"{sublayer}.norm", f"{attention}.output.LayerNorm")
+            table |= module(f"{sublayer}.body.query", f"{attention}.self.query")
+            table |= module(
+                f"{sublayer}.body.key_value",
+                f"{attention}.self.key",
+                f"{attention}.self.value",
+                how=stacked,
+            )
+            table |= module(f"{sublayer}.body.out", f"{attention}.output.dense")
+        sublayer = f"{ours}.sublayers.{3 * i + 2}"
+        table |= module(f"{sublayer}.norm", f"{layer}.output.LayerNorm")
+        table |= module(f"{sublayer}.body.rise", f"{layer}.intermediate.dense")
+        table |= module(f"{sublayer}.body.fall", f"{layer}.output.dense")
+    return table

@@ -1,0 +1,63 @@
+"""Other libraries' checkpoints as ours: one importer for each family, chosen by the folder's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from vlm.config import ConfigError
+from vlm.model import VisionLanguageModel
+from vlm.tokenizer import Tokenizer
+from vlm.weights import CheckpointError, blip
+from vlm.weights.foreign import Foreign, read_json
+from vlm.weights.store import save_checkpoint
+from vlm.weights.tables import translate
+
+# By transformers' `model_type`.
+FAMILIES: dict[str, Callable[[Path], Foreign]] = {
+    "blip": blip.read,
+}
+
+
+def family(folder: Path) -> str | None:
+    """The family of a foreign checkpoint's folder; None for ours, and for those that no importer knows."""
+    try:
+        model_type = read_json(folder, "config.json").get("model_type")
+    except CheckpointError:
+        return None
+    return model_type if model_type in FAMILIES else None
+
+
+def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
+    """A foreign checkpoint as a model of ours, in eval mode and float32, with its tokenizer.
+
+    Every tensor is accounted for. Raises CheckpointError when the folder is of no known family, or does not fit it.
+    """
+    folder = Path(folder)
+    name = family(folder)
+    if name is None:
+        known = ", ".join(FAMILIES)
+        raise CheckpointError(f"{folder} is not a checkpoint that can be converted ({known})")
+    try:
+        foreign = FAMILIES[name](folder)
+        model = VisionLanguageModel(foreign.config)
+        weights = translate(foreign.weights, foreign.table, foreign.dropped)
+        model.load_state_dict(weights)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: the configuration has no {error}") from None
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{folder}: the weights do not fit the configuration: {first}"
+        ) from None
+    return model.eval(), Tokenizer(foreign.tokenizer, foreign.config.text)
+
+
+def convert(source: str | Path, folder: str | Path) -> None:
+    """Write a foreign checkpoint as a folder of ours, in float32. Raises CheckpointError, see `read_foreign`."""
+    model, tokenizer = read_foreign(source)
+    save_checkpoint(folder, model, tokenizer, torch.float32)
