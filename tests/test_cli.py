@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import vlm
+from vlm.captioner import BATCH, Captioner
+from vlm.cli import app, find_images
+
+
+@pytest.fixture
+def run(tiny_checkpoint):
+    """Run a command in this process, with the tiny model where the command takes one."""
+
+    def invoke(command, *arguments):
+        model = (
+            [] if command == "models" or "--model" in arguments else ["--model", tiny_checkpoint]
+        )
+        result = CliRunner().invoke(app, [str(part) for part in [command, *arguments, *model]])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def captioner(tiny_checkpoint):
+    return vlm.load(tiny_checkpoint)
+
+
+def make_photo(path: Path, seed: int) -> Path:
+    """A few coloured patches, different for each seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize((80, 60), Image.Resampling.NEAREST).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of five photos, named in natural order, and of what is not to be captioned."""
+    folder = tmp_path / "photos"
+    for seed, name in enumerate(["2.jpg", "10.PNG", "sub/1.webp", "sub/deeper/a.bmp", "x.jpeg"]):
+        make_photo(folder / name, seed)
+    make_photo(folder / ".hidden.jpg", 9)
+    make_photo(folder / ".thumbnails" / "t.jpg", 9)
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+NATURAL = ["2.jpg", "10.PNG", "sub/1.webp", "sub/deeper/a.bmp", "x.jpeg"]
+
+
+def errors(result) -> list[str]:
+    return [line for line in result.stderr.splitlines() if line]
+
+
+def test_one_photo_gives_its_caption_alone(run, captioner, photos):
+    result = run("caption", photos / "2.jpg")
+    assert result.exit_code == 0
+    assert result.stdout == captioner.encode(photos / "2.jpg").caption().text + "\n"
+    assert result.stderr == ""
+
+
+def test_several_photos_give_a_line_each_in_the_order_asked(run, captioner, photos):
+    paths = [photos / "x.jpeg", photos / "2.jpg"]
+    result = run("caption", *paths, "--beams", 2)
+    texts = [captioner.encode(path).caption(beams=2).text for path in paths]
+    assert texts[0] != texts[1]
+    assert result.stdout.splitlines() == [f"{p}: {t}" for p, t in zip(paths, texts)]
+
+
+@pytest.mark.parametrize("argument", [".", "**/*.*"])
+def test_folders_and_globs_are_read_to_the_bottom_in_natural_order(argument, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    files, problems = find_images([argument])
+    assert [os.path.normpath(file) for file in files] == NATURAL
+    assert problems == []
+
+
+def test_arguments_keep_their_order_and_a_file_is_taken_as_it_is(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    make_photo(Path("a[1].jpg"), 0)
+    files, problems = find_images(["x.jpeg", "notes.txt", "sub", "a[1].jpg", "*.j*"])
+    assert files == [
+        *["x.jpeg", "notes.txt", "sub/1.webp", "sub/deeper/a.bmp", "a[1].jpg"],
+        *["2.jpg", "a[1].jpg", "x.jpeg"],
+    ]
+    assert problems == []
+
+
+def test_numbers_in_names_count_as_numbers(tmp_path):
+    names = ["2.jpg", "10.jpg", "a2b9.jpg", "a2b10.jpg", "a10b1.jpg", "²٣.jpg"]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [Path(file).name for file in find_images([str(tmp_path)])[0]] == names
+
+
+def test_json_is_one_object_a_line(run, captioner, photos):
+    result = run("caption", photos, "--json")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["image"] for record in records] == [str(photos / name) for name in NATURAL]
+    for record in records:
+        assert record.keys() == {"image", "caption", "score", "words", "ms"}
+        alone = captioner.encode(record["image"]).caption()
+        assert record["caption"] == alone.text
+        assert math.isclose(record["score"], alone.score, abs_tol=1e-4)
+        assert [word["text"] for word in record["words"]] == [word.text for word in alone.words]
+        assert all(w.keys() == {"text", "logprob"} and w["logprob"] <= 0 for w in record["words"])
+        assert record["ms"].keys() == {"encode", "decode"}
+        assert all(isinstance(ms, float) and ms > 0 for ms in record["ms"].values())
+
+
+def test_candidates_are_distinct_and_best_first(run, captioner, photos):
+    lines = run("caption", photos / "2.jpg", "--candidates", 4).stdout.splitlines()
+    answer = captioner.encode(photos / "2.jpg").caption(candidates=4)
+    assert lines == [answer.text, *(other.text for other in answer.alternatives)]
+    assert len(set(lines)) == 4
+    (line,) = run("caption", photos / "2.jpg", "--candidates", 4, "--json").stdout.splitlines()
+    record = json.loads(line)
+    assert record["caption"] == lines[0]
+    assert [candidate["caption"] for candidate in record["candidates"]] == lines
+    assert all(0 <= candidate["confidence"] <= 1 for candidate in record["candidates"])
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_bad_photos_are_named_at_the_end_and_the_good_ones_captioned(run, photos, as_json):
+    (photos / "3.jpg").write_bytes(b"")
+    (photos / "4.jpg").write_text("not a photo")
+    (photos / "5.jpg").write_bytes((photos / "2.jpg").read_bytes()[:300])
+    missing = photos / "6.jpg"
+    result = run("caption", photos, missing, *(["--json"] if as_json else []))
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == len(NATURAL)
+    named = sorted(re.search(r"\d\.jpg", line).group() for line in errors(result))
+    assert named == ["3.jpg", "4.jpg", "5.jpg", "6.jpg"]
+    assert all(line.startswith("error: ") for line in errors(result))
+
+
+def test_captions_come_out_batch_by_batch(run, photos, monkeypatch):
+    batches, caption = [], Captioner.caption
+
+    def watched(self, sources, **options):
+        lines = sys.stdout.buffer.getvalue().count(b"\n")
+        batches.append((len(sources), lines))
+        return caption(self, sources, **options)
+
+    monkeypatch.setattr(Captioner, "caption", watched)
+    assert run("caption", photos).exit_code == 0
+    assert batches == [(5, 0)]
+    batches.clear()
+    monkeypatch.setattr("vlm.captioner.BATCH", 2)
+    assert run("caption", photos).exit_code == 0
+    assert batches == [(2, 0), (2, 2), (1, 4)]
+
+
+def test_large_photos_make_small_batches(run, photos, monkeypatch):
+    batches, caption = [], Captioner.caption
+
+    def watched(self, sources, **options):
+        batches.append(len(sources))
+        return caption(self, sources, **options)
+
+    monkeypatch.setattr(Captioner, "caption", watched)
+    monkeypatch.setattr("vlm.cli.BATCH_PIXELS", 3 * 80 * 60)
+    assert run("caption", photos).exit_code == 0
+    assert batches == [3, 2]
+
+
+def test_write_txt_writes_a_file_beside_each_photo(run, captioner, photos):
+    before = set(photos.rglob("*"))
+    assert run("caption", photos, "--write-txt").exit_code == 0
+    written = {(photos / name).with_suffix(".txt") for name in NATURAL}
+    assert set(photos.rglob("*")) - before == written
+    for name in NATURAL:
+        text = (photos / name).with_suffix(".txt").read_text()
+        assert text == captioner.encode(photos / name).caption().text + "\n"
+
+
+def test_write_txt_goes_on_where_it_stopped(run, photos):
+    kept = photos / "10.txt"
+    kept.write_text("my own words")
+    result = run("caption", photos, "--write-txt")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == len(NATURAL) - 1
+    assert errors(result) == ["1 of 5 photos have their text already"]
+    assert kept.read_text() == "my own words"
+    again = run("caption", photos, "--write-txt")
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert run("caption", photos, "--write-txt", "--overwrite").exit_code == 0
+    assert kept.read_text() != "my own words"
+
+
+def test_write_txt_refuses_two_photos_with_one_text(run, photos):
+    make_photo(photos / "2.png", 7)
+    result = run("caption", photos / "2.jpg", photos / "2.png", "--write-txt")
+    assert result.exit_code == 1
+    (line,) = errors(result)
+    assert "2.png" in line
+    assert "rename" in line
+    assert result.stdout.startswith(f"{photos / '2.jpg'}: ")
+
+
+def test_a_text_that_cannot_be_written_stops_the_run(run, photos):
+    (photos / "x.txt.part").mkdir()  # stands in the way
+    result = run("caption", photos, "--write-txt")
+    assert result.exit_code == 2
+    (line,) = errors(result)
+    assert "x.txt.part" in line
+
+
+def test_a_file_name_that_is_not_utf8_goes_out_as_it_came(run, photos):
+    weird = os.fsdecode(os.fsencode(photos) + b"/caf\xe9.jpg")
+    shutil.copy(photos / "2.jpg", weird)
+    lines = run("caption", photos).stdout_bytes.splitlines()
+    assert len(lines) == len(NATURAL) + 1
+    assert any(line.startswith(os.fsencode(weird) + b": ") for line in lines)
+    records = [json.loads(line) for line in run("caption", photos, "--json").stdout.splitlines()]
+    assert weird in {record["image"] for record in records}
+
+
+def test_questions_are_answered_in_order_from_one_encoding(run, captioner, photos, monkeypatch):
+    questions = ["what colour is it?", "how many  people\nare there?", "what colour is it?"]
+    image = captioner.encode(photos / "2.jpg")
+    expected = [image.ask(question) for question in questions]
+    encodings = []
+    encode_all = Captioner.encode_all
+    monkeypatch.setattr(
+        Captioner, "encode_all", lambda *args: encodings.append(1) or encode_all(*args)
+    )
+    result = run("ask", photos / "2.jpg", *questions, "--json")
+    assert result.exit_code == 0
+    assert encodings == [1]
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["question"] for record in records] == questions
+    for record, answer in zip(records, expected):
+        keys = ["image", "question", "answer", "confidence", "alternatives", "words", "ms"]
+        assert list(record) == keys
+        assert record["image"] == str(photos / "2.jpg")
+        assert record["answer"] == answer.text
+        assert math.isclose(record["confidence"], answer.confidence, rel_tol=1e-3)
+        others = [alternative["answer"] for alternative in record["alternatives"]]
+        assert others == [other.text for other in answer.alternatives]
+        assert all(a.keys() == {"answer", "confidence"} for a in record["alternatives"])
+        assert all(w.keys() == {"text", "logprob"} for w in record["words"])
+        assert record["ms"].keys() == {"encode", "decode"}
+
+
+def test_an_answer_says_how_sure_it_is_and_what_else_it_might_be(run, photos, monkeypatch):
+    answer = vlm.Answer(
+        text="two",
+        score=-0.4,
+        confidence=0.64,
+        words=(),
+        alternatives=tuple(
+            vlm.captioner.Alternative(text, p) for text, p in [("one", 0.2), ("six", 0.004)]
+        ),
+        question="how many?",
+        ms={},
+        image=None,
+        ids=(),
+    )
+    monkeypatch.setattr(
+        vlm.EncodedImage, "ask_all", lambda self, questions: [answer] * len(questions)
+    )
+    assert run("ask", photos / "2.jpg", "how many?").stdout == "two (64%), or one (20%)\n"
+    lines = run("ask", photos / "2.jpg", "how many?", "how many?").stdout.splitlines()
+    assert lines == ["how many? two (64%), or one (20%)"] * 2
+
+
+def explained(result) -> dict:
+    assert result.exit_code == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    record = json.loads(line)
+    assert record.keys() == {"image", "text", "words"}
+    for word in record["words"]:
+        assert word.keys() == {"text", "role", "grid", "map"}
+        weights = np.array(word["map"])
+        assert weights.shape == tuple(word["grid"])
+        assert weights.min() >= 0
+        assert math.isclose(weights.sum(), 1, abs_tol=1e-5)
+    return record
+
+
+def test_a_caption_is_explained_word_by_word(run, captioner, photos, tmp_path):
+    out = tmp_path / "words.png"
+    result = run("explain", photos / "2.jpg", "--out", out, "--json")
+    record = explained(result)
+    answer = captioner.encode(photos / "2.jpg").caption()
+    assert record["image"] == str(photos / "2.jpg")
+    assert record["text"] == answer.text
+    assert [word["text"] for word in record["words"]] == [word.text for word in answer.words]
+    assert {word["role"] for word in record["words"]} == {"caption"}
+    with Image.open(out) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.getcolors(maxcolors=100) is None  # more than a blank page
+    assert run("explain", photos / "2.jpg", "--out", out).stdout == answer.text + "\n"
+
+
+def test_a_question_and_its_answer_are_explained(run, photos):
+    record = explained(
+        run("explain", photos / "2.jpg", "--question", "What is  it?", "--text", "A dog", "--json")
+    )
+    assert record["text"] == "a dog"
+    roles = [(word["text"], word["role"]) for word in record["words"]]
+    assert roles == [
+        *[("what", "question"), ("is", "question"), ("it", "question"), ("?", "question")],
+        *[("a", "answer"), ("dog", "answer")],
+    ]
+    tidy = run(
+        "explain", photos / "2.jpg", "--question", "what is it?", "--text", "a dog", "--json"
+    )
+    assert explained(tidy) == record
+    own = explained(run("explain", photos / "2.jpg", "--question", "what is it?", "--json"))
+    assert own["words"][:4] == [
+        word | {"map": pytest.approx(np.array(word["map"]), abs=1e-5)}
+        for word in record["words"][:4]
+    ]
+
+
+def test_layer_and_head_can_be_chosen(run, photos):
+    def maps(*options):
+        record = explained(run("explain", photos / "2.jpg", "--text", "a dog", "--json", *options))
+        return np.array([word["map"] for word in record["words"]])
+
+    layers = [maps("--layer", layer) for layer in range(2)]
+    heads = [maps("--layer", 1, "--head", head) for head in range(4)]
+    assert not np.allclose(layers[0], layers[1])
+    np.testing.assert_allclose(np.mean(layers, axis=0), maps(), atol=1e-3)
+    np.testing.assert_allclose(np.mean(heads, axis=0), layers[1], atol=1e-3)
+
+
+def test_models_lists_what_is_on_this_machine(run, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm.weights.hub.bundled_folder", lambda: tmp_path / "assets")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "assets" / "small"))
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    header, row = run("models").stdout.splitlines()
+    assert header.split() == ["MODEL", "SIZE", "TASKS", "LICENCE"]
+    assert re.split(r" {2,}", row) == [
+        *["small", f"{size / 1e6:.1f} MB", "caption, vqa", "none: random weights"]
+    ]
+    (line,) = run("models", "--json").stdout.splitlines()
+    assert json.loads(line) == {
+        "name": "small",
+        "folder": str(folder),
+        "size": size,
+        "tasks": ["caption", "vqa"],
+        "licence": "none: random weights",
+    }
+
+
+LONG = "why " * 2500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["caption", "missing.jpg"], "missing.jpg: no such file"),
+        (["caption", "missing.jpg", "none.jpg"], "none.jpg: no such file"),
+        (["caption", "empty"], "empty: no image"),
+        (["caption", "*.webp"], "*.webp: no image"),
+        (["caption", "photo.jpg", "--beams", 0], "beams must be at least 1"),
+        (["caption", "photo.jpg", "--candidates", -1], "candidates must be at least 1"),
+        (["caption", "photo.jpg", "--beams", 1, "--candidates", 3], "3 candidates need as many"),
+        (["caption", "photo.jpg", "--overwrite"], "--write-txt"),
+        (["caption", "photo.jpg", "--model", "unknown"], "no model 'unknown'"),
+        (["caption", "photo.jpg", "--model", "some/one"], "'some/one'"),
+        (["caption", "photo.jpg", "--model", "empty"], "empty is not a checkpoint folder"),
+        (["ask", "missing.jpg", "what?"], "missing.jpg: no such file"),
+        (["ask", "photo.jpg", ""], "the question is empty"),
+        (["ask", "photo.jpg", "what is it?", " \n"], "the question is empty"),
+        (["ask", "photo.jpg", LONG], "the question is too long"),
+        (["ask", "photo.jpg", "what?", "--model", "unknown"], "no model 'unknown'"),
+        (["explain", "photo.jpg"], "--out"),
+        (["explain", "missing.jpg", "--json"], "missing.jpg: no such file"),
+        (["explain", "photo.jpg", "--json", "--question", ""], "the question is empty"),
+        (["explain", "photo.jpg", "--json", "--question", LONG], "the question is too long"),
+        (["explain", "photo.jpg", "--json", "--text", " "], "the text to explain is empty"),
+        (["explain", "photo.jpg", "--json", "--text", LONG], "the text is too long"),
+        (["explain", "photo.jpg", "--json", "--layer", 2], "layer must be 0 to 1"),
+        (["explain", "photo.jpg", "--json", "--head", -1], "head must be 0 to 3"),
+        (["explain", "photo.jpg", "--out", "sheet.pdf"], ".png"),
+        (["explain", "photo.jpg", "--out", "no/folder/sheet.png"], "sheet.png: No such file"),
+        (["explain", "photo.jpg", "--out", "folder.png"], "folder.png: Is a directory"),
+        (["explain", "photo.jpg", "--out", "full.png"], "No space left"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(run, arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_photo(Path("photo.jpg"), 0)
+    Path("empty").mkdir()
+    Path("folder.png").mkdir()
+    Path("full.png").symlink_to("/dev/full")
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = errors(result)
+    assert line.startswith("error: ")
+    assert says in line
+
+
+@pytest.mark.parametrize("command", [["caption"], ["ask", "what?"], ["explain", "--json"]])
+@pytest.mark.parametrize("data", [b"", b"not a photo", None], ids=["empty", "text", "truncated"])
+def test_a_bad_photo_is_one_sentence(run, command, data, tmp_path):
+    photo = make_photo(tmp_path / "photo.jpg", 0)
+    photo.write_bytes(photo.read_bytes()[:300] if data is None else data)
+    result = run(command[0], photo, *command[1:])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    (line,) = errors(result)
+    assert str(photo) in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["caption", "photo.jpg", "--beams", "many"], ["caption"], ["ask", "photo.jpg"], ["draw"]],
+)
+def test_a_command_that_cannot_be_parsed_says_how_to_write_it(run, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_interrupt_is_quiet(run, photos, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Captioner, "caption", interrupted)
+    result = run("caption", photos)
+    assert result.exit_code == 130
+    assert errors(result) == ["error: interrupted"]
+
+
+def test_a_defect_of_ours_is_not_dressed_up(photos, tiny_checkpoint, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Captioner, "caption", broken)
+    arguments = ["caption", str(photos), "--model", str(tiny_checkpoint)]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ValueError)
+
+
+@pytest.fixture
+def command(tiny_checkpoint, tmp_path):
+    """`vlm caption` of three batches of photos, for a process of its own."""
+    for number in range(3 * BATCH):
+        make_photo(tmp_path / f"{number}.jpg", number)
+    return [sys.executable, "-m", "vlm", "caption", tmp_path, "--model", tiny_checkpoint]
+
+
+def test_help_and_version_need_no_torch():
+    code = (
+        "import sys; from typer.testing import CliRunner; from vlm.cli import app\n"
+        "for option in sys.argv[1:]: print(CliRunner().invoke(app, [option]).stdout)\n"
+        "assert not {'torch', 'timm', 'PIL', 'huggingface_hub'} & set(sys.modules)"
+    )
+    help_and_version = [sys.executable, "-c", code, "--help", "--version"]
+    result = subprocess.run(help_and_version, capture_output=True, text=True, check=True)
+    assert vlm.__version__ in result.stdout
+    assert all(name in result.stdout for name in ("caption", "ask", "explain", "models"))
+
+
+def test_a_reader_that_has_seen_enough_ends_the_run(command):
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_a_full_disk_is_one_sentence(command):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.stderr == "error: cannot write the output: No space left on device\n"
+    assert result.returncode == 2
+
+
+def test_a_progress_bar_is_drawn_on_a_terminal_and_results_stay_out_of_it(command):
+    terminal, end = pty.openpty()
+    drawn = b""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, text=True) as process:
+        os.close(end)
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(terminal, 4096):
+                drawn += part
+        lines = process.stdout.read().splitlines()
+    os.close(terminal)
+    assert process.returncode == 0
+    assert len(lines) == 3 * BATCH
+    assert f"{3 * BATCH}/{3 * BATCH}" in drawn.decode()
+    assert ".jpg" not in drawn.decode()

@@ -1,0 +1,420 @@
+"""The command line: `vlm caption`, `vlm ask`, `vlm explain` and `vlm models`.
+
+Results go to stdout and everything else to stderr. The exit code is 0 when all went well, 1 when an image could not be
+read, and 2 when the request was wrong or the output could not be written.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+# torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
+from vlm import __version__
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlm.captioner import Answer, Captioner
+
+# Photos of a batch are in memory together; a batch ends at this many pixels (3 bytes each).
+BATCH_PIXELS = 100_000_000
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Captions and answers that show where the model looked, word by word.",
+)
+
+Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A bundled name, a folder or a hub id; by default the bundled model."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What the user can put right becomes one sentence and an exit code; a defect of ours keeps its traceback."""
+    from vlm.images import ImageError
+
+    try:
+        yield
+    except ImageError as error:
+        _fail(str(error), 1)
+    except ValueError as error:
+        from vlm.captioner import QuestionError
+        from vlm.generate import OptionError
+        from vlm.weights.store import CheckpointError
+
+        if not isinstance(error, QuestionError | OptionError | CheckpointError):
+            raise
+        _fail(str(error))
+    except BrokenPipeError:  # the reader has seen enough, as in `vlm caption photos | head`
+        raise
+    except OSError as error:
+        place = error.filename or "cannot write the output"
+        _fail(f"{place}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    typer.secho(f"error: {message}", err=True, fg="red")
+    raise typer.Exit(code) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"vlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    # A file name that is not UTF-8 must not stop a run: it goes out as the bytes that came in.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
+@app.command()
+@_clear_errors()
+def caption(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Photos, folders (all photos below them) or quoted globs ('photos/**/*.jpg').",
+        ),
+    ],
+    model: Model = None,
+    beams: Annotated[
+        int | None, typer.Option(help="Beams of the search, 3 by default; 1 is greedy.")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Distinct captions for each photo, best first; 1 by default.")
+    ] = None,
+    as_json: AsJson = False,
+    write_txt: Annotated[
+        bool,
+        typer.Option(
+            "--write-txt", help="Write photo.txt beside photo.jpg; photos that have one are left."
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --write-txt, replace files that exist.")
+    ] = False,
+) -> None:
+    """Caption photos, one a line.
+
+    A photo that cannot be read does not stop the others: it is named at the end, and the exit code is 1.
+    """
+    if overwrite and not write_txt:
+        _fail("--overwrite goes with --write-txt")
+    files, problems = find_images(images)
+    if not files:
+        _fail("; ".join(problems))
+    if write_txt:
+        files = _without_text(files, overwrite, problems)
+    if files:
+        given = {"beams": beams, "candidates": candidates}
+        options = {name: value for name, value in given.items() if value is not None}
+        alone = len(images) == 1 and os.path.isfile(images[0])
+        captioner = _load(model)
+        for path, answer in _captions(captioner, files, options, problems):
+            if write_txt:
+                _write(_text_file(path), answer.text)
+            if as_json:
+                print(json.dumps(_caption_record(path, answer)), flush=True)
+            else:
+                for text in (answer.text, *(other.text for other in answer.alternatives)):
+                    print(text if alone else f"{path}: {text}", flush=True)
+    for problem in problems:
+        typer.secho(f"error: {problem}", err=True, fg="red")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_clear_errors()
+def ask(
+    image: Picture,
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION", help="One or several, each quoted.")
+    ],
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer questions about a photo, with the confidence of each answer and its alternatives."""
+    picture = _read(image)
+    for answer in _load(model).encode(picture).ask_all(questions):
+        if as_json:
+            print(json.dumps(_answer_record(image, answer)), flush=True)
+        else:
+            print(_answer_line(answer, with_question=len(questions) > 1), flush=True)
+
+
+@app.command()
+@_clear_errors()
+def explain(
+    image: Picture,
+    question: Annotated[
+        str | None, typer.Option(help="Explain the answer to this, not a caption.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Explain this text, not the model's own.")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="One cross-attention layer, counted from 0; by default the mean of all."),
+    ] = None,
+    head: Annotated[
+        int | None,
+        typer.Option(help="One attention head, counted from 0; by default the mean of all."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="The picture of all words to write.")
+    ] = None,
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the model looked for each word: a picture of all words (--out), their maps (--json), or both."""
+    if out is None and not as_json:
+        _fail("give --out FILE.png for a picture, --json for the maps, or both")
+    if out is not None and out.suffix.lower() != ".png":
+        _fail(f"--out must name a .png file, not {out.name!r}")
+    picture = _read(image)
+    encoded = _load(model).encode(picture)
+    if text is not None:
+        answer = encoded.explain(text, question)
+    elif question is not None:
+        answer = encoded.ask(question)
+    else:
+        answer = encoded.caption()
+    try:
+        maps = answer.maps(layer, head)
+    except ValueError as error:  # no such layer or head
+        _fail(str(error))
+    if out is not None:
+        from vlm.explain.overlay import sheet
+
+        sheet(encoded.picture, encoded.frame, maps).save(out)
+    if as_json:
+        words = [
+            {"text": m.text, "role": m.role, "grid": list(m.grid), "map": m.weights.tolist()}
+            for m in maps
+        ]
+        print(json.dumps({"image": str(image), "text": answer.text, "words": words}), flush=True)
+    else:
+        print(answer.text, flush=True)
+
+
+@app.command()
+@_clear_errors()
+def models(as_json: AsJson = False) -> None:
+    """List the models on this machine: bundled ones and those in the hub's cache."""
+    from vlm.weights.hub import available
+
+    entries = available()
+    if as_json:
+        for entry in entries:
+            record = {**vars(entry), "folder": str(entry.folder), "tasks": list(entry.tasks)}
+            print(json.dumps(record), flush=True)
+        return
+    rows = [("MODEL", "SIZE", "TASKS", "LICENCE")]
+    for entry in entries:
+        size = f"{entry.size / 1e6:.1f} MB"
+        rows.append((entry.name, size, ", ".join(entry.tasks), entry.licence))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip(), flush=True)
+
+
+def find_images(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Image files that the arguments stand for, and a sentence for each argument that stands for none.
+
+    A file is taken as it is. A folder stands for all images below it and a glob for those that match, known by their
+    extension, in natural order ("2.jpg" before "10.jpg"); files and folders whose name begins with a dot are left out.
+    """
+    from vlm.images import EXTENSIONS
+
+    files: list[str] = []
+    problems: list[str] = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            below = list(_below(argument, problems))
+        elif os.path.exists(argument):
+            files.append(argument)
+            continue
+        elif any(sign in argument for sign in "*?["):
+            below = [path for path in glob.iglob(argument, recursive=True) if os.path.isfile(path)]
+        else:
+            problems.append(f"{argument}: no such file")
+            continue
+        found = [path for path in below if os.path.splitext(path)[1].lower() in EXTENSIONS]
+        if not found:
+            problems.append(f"{argument}: no image there ({' '.join(sorted(EXTENSIONS))})")
+        files += sorted(found, key=_natural)
+    return files, problems
+
+
+def _below(folder: str, problems: list[str]) -> Iterator[str]:
+    def unreadable(error: OSError) -> None:
+        problems.append(f"{error.filename}: {error.strerror}")
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(place, name) for name in names if not name.startswith("."))
+
+
+def _natural(path: str) -> tuple[list[str | int], str]:
+    """A sort key in which numbers count as numbers; texts and numbers alternate, so they never meet."""
+    parts = re.split(r"([0-9]+)", path)
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], path
+
+
+def _text_file(path: str) -> Path:
+    return Path(path).with_suffix(".txt")
+
+
+def _without_text(files: list[str], overwrite: bool, problems: list[str]) -> list[str]:
+    """Files whose caption is still to be written."""
+    owners: dict[Path, str] = {}
+    todo, done = [], 0
+    for path in files:
+        text_file = _text_file(path)
+        owner = owners.setdefault(text_file, path)
+        if owner != path:
+            problems.append(f"{path}: {text_file} is already the text of {owner}; rename one")
+        elif text_file.exists() and not overwrite:
+            done += 1
+        else:
+            todo.append(path)
+    if done:
+        typer.echo(f"{done} of {len(files)} photos have their text already", err=True)
+    return todo
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or none: a half-written one would pass for done at the next run."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _load(name: str | None) -> Captioner:
+    from vlm.captioner import load
+
+    return load(name)
+
+
+def _read(image: Path) -> Image.Image:
+    """The photo, read before the model is loaded, so that a bad path is told at once."""
+    from vlm.images import load_image
+
+    if not os.path.exists(image):
+        _fail(f"{image}: no such file")
+    return load_image(image)
+
+
+def _captions(
+    captioner: Captioner, files: Sequence[str], options: dict[str, Any], problems: list[str]
+) -> Iterator[tuple[str, Answer]]:
+    """Each readable file with its caption, in order, a batch at a time; the others are added to `problems`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=len(files) == 1 or not sys.stderr.isatty(),
+        transient=True,
+        # On one terminal the results scroll by above the bar; elsewhere stdout is not the bar's business.
+        redirect_stdout=sys.stdout.isatty(),
+    ) as progress:
+        for batch in _batches(progress.track(files), problems):
+            answers = captioner.caption([picture for _, picture in batch], **options)
+            yield from zip((path for path, _ in batch), answers)
+
+
+def _batches(files: Iterable[str], problems: list[str]) -> Iterator[list[tuple[str, Image.Image]]]:
+    """Readable files and their pictures, as many as are captioned together."""
+    from vlm.captioner import BATCH
+    from vlm.images import ImageError, load_image
+
+    batch: list[tuple[str, Image.Image]] = []
+    pixels = 0
+    for path in files:
+        try:
+            picture = load_image(path)
+        except ImageError as error:
+            problems.append(str(error))
+            continue
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror or error}")
+            continue
+        batch.append((path, picture))
+        pixels += picture.width * picture.height
+        if len(batch) == BATCH or pixels >= BATCH_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def _caption_record(path: str, answer: Answer) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "image": path,
+        "caption": answer.text,
+        "score": answer.score,
+        "words": [vars(word) for word in answer.words],
+        "ms": answer.ms,
+    }
+    if answer.alternatives:
+        others = answer.alternatives
+        record["candidates"] = [
+            {"caption": answer.text, "confidence": answer.confidence},
+            *({"caption": other.text, "confidence": other.confidence} for other in others),
+        ]
+    return record
+
+
+def _answer_record(image: Path, answer: Answer) -> dict[str, Any]:
+    return {
+        "image": str(image),
+        "question": answer.question,
+        "answer": answer.text,
+        "confidence": answer.confidence,
+        "alternatives": [
+            {"answer": other.text, "confidence": other.confidence} for other in answer.alternatives
+        ],
+        "words": [vars(word) for word in answer.words],
+        "ms": answer.ms,
+    }
+
+
+def _answer_line(answer: Answer, with_question: bool) -> str:
+    """The answer and the others that have a chance, as in "two (64 %), or three (20 %), one (9 %)"."""
+    line = f"{answer.text} ({answer.confidence:.0%})"
+    others = [o for o in answer.alternatives if o.confidence >= 0.01]
+    if others:
+        line += ", or " + ", ".join(f"{o.text} ({o.confidence:.0%})" for o in others)
+    return f"{answer.question} {line}" if with_question else line
