@@ -74,7 +74,7 @@ def group_by_image(records: Iterable[Record], source: Source) -> list[Group]:
 
 
 def examples(group: Group, tokenizer: Tokenizer, generator: random.Random) -> list[Example]:
-    """The rows of one image for one epoch: every caption, or a share of its questions.
+    """The rows of one image for one epoch: every caption, or every question with one of its answers.
 
     Where annotators disagree, a question's answer is drawn from theirs, so over the epochs the target is their
     distribution.
@@ -85,11 +85,16 @@ def examples(group: Group, tokenizer: Tokenizer, generator: random.Random) -> li
             for text in record.texts:
                 ids = tokenizer.encode(clean_text(text))
                 rows.append(Example(tuple(tokenizer.caption_prompt()), (*ids, tokenizer.end)))
-        elif generator.random() < group.source.share:
+        else:
             answer = clean_text(generator.choice(record.texts))
             prompt = tokenizer.question_prompt(clean_text(record.question))
             rows.append(Example(tuple(prompt), (*tokenizer.encode(answer), tokenizer.end)))
     return rows
+
+
+def images_an_epoch(source: Source, images: int) -> int:
+    """How many of a source's images an epoch draws: its share, but at least one."""
+    return max(1, round(source.share * images))
 
 
 def epoch_batches(
@@ -102,12 +107,14 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The batches of one epoch, a pure function of the seed and the epoch."""
     generator = random.Random(f"{seed}/{epoch}")
-    order = list(groups)
+    order: list[Group] = []
+    for source in dict.fromkeys(group.source for group in groups):
+        own = [group for group in groups if group.source == source]
+        order += generator.sample(own, images_an_epoch(source, len(own)))
     generator.shuffle(order)
     pending: list[tuple[str, bool, list[Example]]] = []
     for group in order:
         mirror = group.source.mirror and generator.random() < 0.5 and not group.names_a_side
-        # An image none of whose questions was drawn keeps its place: all epochs have as many batches.
         pending.append((group.image.key, mirror, examples(group, tokenizer, generator)))
         if len(pending) == batch_images:
             yield collate(pending, tokenizer.pad, max_length)

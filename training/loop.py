@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from training.examples import Batch, Group, epoch_batches
+from training.examples import Batch, Group, epoch_batches, images_an_epoch
 from training.features import FeatureCache
 from training.recipe import Recipe
 from vlm.memory import Memory
@@ -158,7 +159,9 @@ def train(
 
     max_length = recipe.decoder.max_length
     dev = list(epoch_batches(dev_groups, tokenizer, recipe.batch_images, max_length, 0, 0))
-    steps_per_epoch = -(-len(groups) // recipe.batch_images)
+    seen = Counter(group.source for group in groups)
+    images = sum(images_an_epoch(source, count) for source, count in seen.items())
+    steps_per_epoch = -(-images // recipe.batch_images)
     total_steps = steps_per_epoch * recipe.epochs
     writer = SummaryWriter(str(folder))
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -43,8 +43,8 @@ class Decoder:
 class Source:
     """One data source: a reader's format, its path, and how much of it an epoch sees.
 
-    `path` may use `{data}`, which the command line sets. `share` is the part of the questions drawn afresh each
-    epoch (captions are always all seen); `mirror` shows half of the images left-right reversed, except where a
+    `path` may use `{data}`, which the command line sets. `share` is the part of the images drawn afresh each
+    epoch; `mirror` shows half of the images left-right reversed, except where a
     text names a side.
     """
 
