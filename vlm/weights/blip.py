@@ -10,14 +10,14 @@ from vlm.weights import bert
 from vlm.weights.foreign import (
     Foreign,
     activation,
-    expect,
     read_json,
     read_preprocess,
     read_tokenizer,
     read_weights,
+    sides,
     token,
 )
-from vlm.weights.tables import From, Table, check_tied, module
+from vlm.weights.tables import From, Table, module, same_weights
 
 # transformers writes what differs from its own defaults; these are the defaults.
 _VISION = {
@@ -46,7 +46,7 @@ _TEXT = {
 
 DROPPED = {
     r"text_(de|en)coder\..*position_ids": "it counts up, and is made anew",
-    r"text_decoder\.cls\.predictions\.decoder\.weight": "it is the token embeddings",
+    r"text_decoder\.cls\.predictions\.decoder\.weight": "it is the token embeddings, where it is not another table",
     r"text_decoder\.cls\.predictions\.decoder\.bias": "it is the bias beside it",
 }
 
@@ -55,19 +55,16 @@ def read(folder: Path) -> Foreign:
     """A folder of BlipForConditionalGeneration. Raises CheckpointError where something does not fit."""
     config = read_json(folder, "config.json")
     vision, text = {**_VISION, **config["vision_config"]}, {**_TEXT, **config["text_config"]}
-    expect(text, "text_config", tie_word_embeddings=True)
     weights = read_weights(folder)
     head = "text_decoder.cls.predictions"
-    check_tied(
-        weights, f"{head}.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"
-    )
-    check_tied(weights, f"{head}.decoder.bias", f"{head}.bias")
+    embeddings = "text_decoder.bert.embeddings"
+    tied = same_weights(weights, f"{head}.decoder.weight", f"{embeddings}.word_embeddings.weight")
 
     backend = read_tokenizer(folder)
     ours = ModelConfig(
         vision=_vision(vision, folder),
         adapter=AdapterConfig("none"),
-        decoder=_decoder(text, vision["hidden_size"]),
+        decoder=_decoder(text, vision["hidden_size"], tied),
         text=TextConfig(
             pad=token(backend, text["pad_token_id"]),
             end=token(backend, text["sep_token_id"]),
@@ -80,20 +77,21 @@ def read(folder: Path) -> Foreign:
     )
     table = {
         **_vision_table(vision["num_hidden_layers"]),
-        **bert.embeddings("decoder", "text_decoder.bert.embeddings"),
+        **bert.embeddings("decoder", embeddings),
         **bert.layers("decoder", "text_decoder.bert.encoder.layer", text["num_hidden_layers"]),
         **module("decoder.head_transform.0", f"{head}.transform.dense"),
         **module("decoder.head_transform.2", f"{head}.transform.LayerNorm"),
         "decoder.head_bias": From((f"{head}.bias",)),
     }
+    if not tied:
+        table["decoder.head.weight"] = From((f"{head}.decoder.weight",))
     return Foreign(ours, weights, table, DROPPED, backend)
 
 
 def _vision(config: dict[str, Any], folder: Path) -> VisionConfig:
-    size = (config["image_size"], config["image_size"])
     return VisionConfig(
         name="vit_base_patch16_384",
-        preprocess=read_preprocess(folder, size, resample=3),
+        preprocess=read_preprocess(folder, sides(config["image_size"]), resample=3),
         options={
             "patch_size": config["patch_size"],
             "embed_dim": config["hidden_size"],
@@ -107,7 +105,7 @@ def _vision(config: dict[str, Any], folder: Path) -> VisionConfig:
     )
 
 
-def _decoder(config: dict[str, Any], memory_width: int) -> DecoderConfig:
+def _decoder(config: dict[str, Any], memory_width: int, tied: bool) -> DecoderConfig:
     return DecoderConfig(
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -120,6 +118,7 @@ def _decoder(config: dict[str, Any], memory_width: int) -> DecoderConfig:
         prenorm=False,
         norm_eps=config["layer_norm_eps"],
         embedding_norm=True,
+        tied=tied,
         head_transform=True,
         head_bias=True,
     )

@@ -10,7 +10,7 @@ import torch
 from vlm.config import ConfigError
 from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
-from vlm.weights import CheckpointError, blip
+from vlm.weights import CheckpointError, blip, vision_encoder_decoder
 from vlm.weights.foreign import Foreign, read_json
 from vlm.weights.store import save_checkpoint
 from vlm.weights.tables import translate
@@ -18,6 +18,7 @@ from vlm.weights.tables import translate
 # By transformers' `model_type`.
 FAMILIES: dict[str, Callable[[Path], Foreign]] = {
     "blip": blip.read,
+    "vision-encoder-decoder": vision_encoder_decoder.read,
 }
 
 

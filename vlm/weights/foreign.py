@@ -92,8 +92,8 @@ def read_preprocess(folder: Path, size: tuple[int, int], resample: int) -> Prepr
         raise CheckpointError(f"{folder / name}: rescale_factor is not 1/255")
     resized = values.get("size", size[0])
     shortest = isinstance(resized, dict) and "shortest_edge" in resized
-    sides = _sides(resized)
-    cropped = _sides(values.get("crop_size", sides)) if values.get("do_center_crop") else sides
+    sides = sides(resized)
+    cropped = sides(values.get("crop_size", sides)) if values.get("do_center_crop") else sides
     if sides != size or cropped != size:
         raise CheckpointError(
             f"{folder / name}: images become {sides[0]} x {sides[1]}, cropped to {cropped[0]} x {cropped[1]}, but the "
@@ -110,7 +110,7 @@ def read_preprocess(folder: Path, size: tuple[int, int], resample: int) -> Prepr
     )
 
 
-def _sides(value: Any) -> tuple[int, int]:
+def sides(value: Any) -> tuple[int, int]:
     """Height and width of a size: a number, a pair or a mapping."""
     if isinstance(value, int):
         return value, value

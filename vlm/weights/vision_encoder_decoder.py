@@ -1,0 +1,340 @@
+"""transformers' VisionEncoderDecoderModel: nlpconnect/vit-gpt2-image-captioning, microsoft/trocr-base-* and others.
+
+The encoder is a ViT, DeiT, BEiT or Swin (see `encoders`), the decoder GPT-2, BERT, RoBERTa or TrOCR's.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm.config import AdapterConfig, DecoderConfig, ModelConfig, TextConfig
+from vlm.weights import CheckpointError, bert, encoders
+from vlm.weights.foreign import (
+    Foreign,
+    activation,
+    expect,
+    read_json,
+    read_tokenizer,
+    read_weights,
+    token,
+)
+from vlm.weights.tables import From, Table, Weights, module, same_weights, stacked, transposed
+
+# transformers writes what differs from its own defaults; these are the defaults.
+_GPT2 = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "bos_token_id": 50256,
+    "eos_token_id": 50256,
+}
+_BERT = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+_ROBERTA = _BERT | {"vocab_size": 50265, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_TROCR = {
+    "vocab_size": 50265,
+    "d_model": 1024,
+    "decoder_layers": 12,
+    "decoder_attention_heads": 16,
+    "decoder_ffn_dim": 4096,
+    "activation_function": "gelu",
+    "max_position_embeddings": 512,
+    "scale_embedding": False,
+    "use_learned_position_embeddings": True,
+    "layernorm_embedding": True,
+    "decoder_start_token_id": 2,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
+DROPPED = {
+    r"encoder\.pooler\..*": "it serves classification",
+    r"encoder\.embeddings\.mask_token": "it serves pretraining",
+    r".*\.position_ids": "it counts up, and is made anew",
+    r".*\.relative_position_index": "timm makes it anew",
+    r"decoder\.transformer\.h\.\d+\.(attn|crossattention)\.(masked_)?bias": "masks are made anew",
+    r"decoder\.lm_head\.weight": "it is the token embeddings, where it is not another table",
+    r"decoder\.lm_head\.decoder\.(weight|bias)": "they are the token embeddings and the bias above",
+    r"decoder\.cls\.predictions\.decoder\.(weight|bias)": "they are the token embeddings and the bias above",
+    r"decoder\.output_projection\.weight": "it is the token embeddings, where it is not another table",
+    r"decoder\.model\.decoder\.embed_positions\._float_tensor": "it only holds a type",
+}
+
+
+def read(folder: Path) -> Foreign:
+    """A folder of VisionEncoderDecoderModel. Raises CheckpointError where something does not fit."""
+    config = read_json(folder, "config.json")
+    weights = read_weights(folder)
+    vision, table, vision_width = encoders.read(config["encoder"], folder)
+    family = config["decoder"].get("model_type", "")
+    if family not in _DECODERS:
+        known = ", ".join(_DECODERS)
+        raise CheckpointError(f"the decoder {family!r} is unknown; {known} are not")
+    defaults, read_decoder, output = _DECODERS[family]
+    values = defaults | config["decoder"]
+    projected = "enc_to_dec_proj.weight" in weights
+    width = values.get("n_embd") or values.get("d_model") or values["hidden_size"]
+    memory_width = width if projected else vision_width
+    decoder, decoder_table = read_decoder(values, weights, memory_width)
+    if not decoder.tied:
+        decoder_table["decoder.head.weight"] = From((output,))
+    if projected:
+        decoder_table |= module("adapter.project", "enc_to_dec_proj")
+    backend = read_tokenizer(folder)
+    ours = ModelConfig(
+        vision=vision,
+        adapter=AdapterConfig("linear" if projected else "none"),
+        decoder=decoder,
+        text=_text(folder, config, values, backend),
+        tasks=("caption",),
+    )
+    return Foreign(ours, weights, table | decoder_table, DROPPED, backend)
+
+
+def _text(
+    folder: Path, config: dict[str, Any], decoder: dict[str, Any], backend: Any
+) -> TextConfig:
+    """Start, end and padding as `generate` finds them: of the generation's, the whole's, the decoder's settings."""
+    file = "generation_config.json"
+    places = [read_json(folder, file) if (folder / file).is_file() else {}, config, decoder]
+
+    def number(*names: str) -> int:
+        for name in names:
+            for place in places:
+                if isinstance(place.get(name), int):
+                    return place[name]
+        raise CheckpointError(f"config.json gives no {names[0]}")
+
+    end = number("eos_token_id")
+    return TextConfig(
+        pad=token(backend, number("pad_token_id", "eos_token_id")),
+        end=token(backend, end),
+        caption=token(backend, number("decoder_start_token_id", "bos_token_id")),
+        question="",
+        answer="",
+    )
+
+
+def _gpt2(
+    config: dict[str, Any], weights: Weights, memory_width: int
+) -> tuple[DecoderConfig, Table]:
+    expect(
+        config,
+        "decoder",
+        scale_attn_weights=True,
+        scale_attn_by_inverse_layer_idx=False,
+        add_cross_attention=True,
+    )
+    inner = config["n_inner"] or 4 * config["n_embd"]
+    transformer = "decoder.transformer"
+    decoder = DecoderConfig(
+        vocab_size=config["vocab_size"],
+        width=config["n_embd"],
+        depth=config["n_layer"],
+        heads=config["n_head"],
+        mlp_ratio=inner / config["n_embd"],
+        max_length=config["n_positions"],
+        memory_width=memory_width,
+        activation=activation(config["activation_function"]),
+        norm_eps=config["layer_norm_epsilon"],
+        tied=same_weights(weights, "decoder.lm_head.weight", f"{transformer}.wte.weight"),
+    )
+    table: Table = {
+        "decoder.token_embedding.weight": From((f"{transformer}.wte.weight",)),
+        "decoder.position_embedding.weight": From((f"{transformer}.wpe.weight",)),
+        **module("decoder.final_norm", f"{transformer}.ln_f"),
+    }
+    width = config["n_embd"]
+    for i in range(config["n_layer"]):
+        layer = f"{transformer}.h.{i}"
+        attend, cross, mlp = (f"decoder.sublayers.{3 * i + offset}" for offset in range(3))
+        table |= module(f"{attend}.norm", f"{layer}.ln_1")
+        # One matrix for query, key and value.
+        for name, part in (("query", slice(0, width)), ("key_value", slice(width, None))):
+            whole = f"{layer}.attn.c_attn"
+            table[f"{attend}.body.{name}.weight"] = From(
+                (f"{whole}.weight",), partial(_rows_of_transposed, rows=part)
+            )
+            table[f"{attend}.body.{name}.bias"] = From(
+                (f"{whole}.bias",), partial(_rows, rows=part)
+            )
+        table |= module(f"{attend}.body.out", f"{layer}.attn.c_proj", how=transposed)
+        table |= module(f"{cross}.norm", f"{layer}.ln_cross_attn")
+        attention = f"{layer}.crossattention"
+        table |= module(f"{cross}.body.query", f"{attention}.q_attn", how=transposed)
+        table |= module(f"{cross}.body.key_value", f"{attention}.c_attn", how=transposed)
+        table |= module(f"{cross}.body.out", f"{attention}.c_proj", how=transposed)
+        table |= module(f"{mlp}.norm", f"{layer}.ln_2")
+        table |= module(f"{mlp}.body.rise", f"{layer}.mlp.c_fc", how=transposed)
+        table |= module(f"{mlp}.body.fall", f"{layer}.mlp.c_proj", how=transposed)
+    return decoder, table
+
+
+def _bert(
+    config: dict[str, Any], weights: Weights, memory_width: int
+) -> tuple[DecoderConfig, Table]:
+    head = "decoder.cls.predictions"
+    names = (f"{head}.transform.dense", f"{head}.transform.LayerNorm", head, f"{head}.decoder")
+    return _bert_like(config, weights, memory_width, "decoder.bert", names, first=0)
+
+
+def _roberta(
+    config: dict[str, Any], weights: Weights, memory_width: int
+) -> tuple[DecoderConfig, Table]:
+    head = "decoder.lm_head"
+    names = (f"{head}.dense", f"{head}.layer_norm", head, f"{head}.decoder")
+    # Its positions begin behind the padding's number.
+    first = config["pad_token_id"] + 1
+    return _bert_like(config, weights, memory_width, "decoder.roberta", names, first)
+
+
+def _bert_like(
+    config: dict[str, Any],
+    weights: Weights,
+    memory_width: int,
+    body: str,
+    head: tuple[str, str, str, str],
+    first: int,
+) -> tuple[DecoderConfig, Table]:
+    expect(config, "decoder", position_embedding_type="absolute", add_cross_attention=True)
+    dense, norm, biased, output = head
+    embeddings = f"{body}.embeddings"
+    decoder = DecoderConfig(
+        vocab_size=config["vocab_size"],
+        width=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        mlp_ratio=config["intermediate_size"] / config["hidden_size"],
+        max_length=config["max_position_embeddings"] - first,
+        memory_width=memory_width,
+        activation=activation(config["hidden_act"]),
+        prenorm=False,
+        norm_eps=config["layer_norm_eps"],
+        embedding_norm=True,
+        tied=same_weights(weights, f"{output}.weight", f"{embeddings}.word_embeddings.weight"),
+        head_transform=True,
+        head_bias=True,
+    )
+    table = {
+        **bert.embeddings("decoder", embeddings),
+        # All text is of the first type, so its embedding joins that of the position.
+        "decoder.position_embedding.weight": From(
+            (
+                f"{embeddings}.position_embeddings.weight",
+                f"{embeddings}.token_type_embeddings.weight",
+            ),
+            partial(_positions_of_first_type, first=first),
+        ),
+        **bert.layers("decoder", f"{body}.encoder.layer", config["num_hidden_layers"]),
+        **module("decoder.head_transform.0", dense),
+        **module("decoder.head_transform.2", norm),
+        "decoder.head_bias": From((f"{biased}.bias",)),
+    }
+    return decoder, table
+
+
+def _trocr(
+    config: dict[str, Any], weights: Weights, memory_width: int
+) -> tuple[DecoderConfig, Table]:
+    body, width = "decoder.model.decoder", config["d_model"]
+    normed = config["layernorm_embedding"]
+    decoder = DecoderConfig(
+        vocab_size=config["vocab_size"],
+        width=width,
+        depth=config["decoder_layers"],
+        heads=config["decoder_attention_heads"],
+        mlp_ratio=config["decoder_ffn_dim"] / width,
+        max_length=config["max_position_embeddings"],
+        memory_width=memory_width,
+        activation=activation(config["activation_function"]),
+        prenorm=False,
+        embedding_norm=normed,
+        embedding_scale=width**0.5 if config["scale_embedding"] else 1.0,
+        tied=same_weights(
+            weights, "decoder.output_projection.weight", f"{body}.embed_tokens.weight"
+        ),
+    )
+    table: Table = {
+        "decoder.token_embedding.weight": From((f"{body}.embed_tokens.weight",)),
+        # The first two rows are never read.
+        "decoder.position_embedding.weight": From(
+            (f"{body}.embed_positions.weight",), partial(_rows, rows=slice(2, None))
+        ),
+    }
+    if not config["use_learned_position_embeddings"]:
+        table["decoder.position_embedding.weight"] = From(
+            (),
+            partial(
+                _sinusoids,
+                first=config["pad_token_id"] + 1,
+                count=config["max_position_embeddings"],
+                width=width,
+            ),
+        )
+    if normed:
+        table |= module("decoder.embedding_norm", f"{body}.layernorm_embedding")
+    for i in range(config["decoder_layers"]):
+        layer = f"{body}.layers.{i}"
+        for offset, attention in enumerate(("self_attn", "encoder_attn")):
+            ours, theirs = f"decoder.sublayers.{3 * i + offset}", f"{layer}.{attention}"
+            table |= module(f"{ours}.norm", f"{theirs}_layer_norm")
+            table |= module(f"{ours}.body.query", f"{theirs}.q_proj")
+            table |= module(
+                f"{ours}.body.key_value", f"{theirs}.k_proj", f"{theirs}.v_proj", how=stacked
+            )
+            table |= module(f"{ours}.body.out", f"{theirs}.out_proj")
+        ours = f"decoder.sublayers.{3 * i + 2}"
+        table |= module(f"{ours}.norm", f"{layer}.final_layer_norm")
+        table |= module(f"{ours}.body.rise", f"{layer}.fc1")
+        table |= module(f"{ours}.body.fall", f"{layer}.fc2")
+    return decoder, table
+
+
+# Defaults, reader, and the name of the output weights where they are not the embeddings.
+_DECODERS = {
+    "gpt2": (_GPT2, _gpt2, "decoder.lm_head.weight"),
+    "bert": (_BERT, _bert, "decoder.cls.predictions.decoder.weight"),
+    "roberta": (_ROBERTA, _roberta, "decoder.lm_head.decoder.weight"),
+    "trocr": (_TROCR, _trocr, "decoder.output_projection.weight"),
+}
+
+
+def _rows(tensor: Tensor, rows: slice) -> Tensor:
+    return tensor[rows]
+
+
+def _rows_of_transposed(tensor: Tensor, rows: slice) -> Tensor:
+    return transposed(tensor)[rows]
+
+
+def _positions_of_first_type(positions: Tensor, types: Tensor, first: int) -> Tensor:
+    return positions[first:] + types[0]
+
+
+def _sinusoids(first: int, count: int, width: int) -> Tensor:
+    """tensor2tensor's positions `[first, first + count)`: all sines, then all cosines."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half) * -(math.log(10_000) / (half - 1)))
+    angles = torch.arange(first, first + count)[:, None] * frequencies
+    return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
