@@ -92,12 +92,12 @@ def read_preprocess(folder: Path, size: tuple[int, int], resample: int) -> Prepr
         raise CheckpointError(f"{folder / name}: rescale_factor is not 1/255")
     resized = values.get("size", size[0])
     shortest = isinstance(resized, dict) and "shortest_edge" in resized
-    sides = sides(resized)
-    cropped = sides(values.get("crop_size", sides)) if values.get("do_center_crop") else sides
-    if sides != size or cropped != size:
+    becomes = sides(resized)
+    cropped = sides(values.get("crop_size", becomes)) if values.get("do_center_crop") else becomes
+    if becomes != size or cropped != size:
         raise CheckpointError(
-            f"{folder / name}: images become {sides[0]} x {sides[1]}, cropped to {cropped[0]} x {cropped[1]}, but the "
-            f"encoder reads {size[0]} x {size[1]}"
+            f"{folder / name}: images become {becomes[0]} x {becomes[1]}, cropped to {cropped[0]} x {cropped[1]}, but "
+            f"the encoder reads {size[0]} x {size[1]}"
         )
     if shortest and not values.get("do_center_crop"):
         raise CheckpointError(f"{folder / name}: images keep their shape, which has no equal here")
