@@ -9,11 +9,12 @@ from transformers import (
     BertTokenizer,
     BlipConfig,
     BlipForConditionalGeneration,
+    BlipForQuestionAnswering,
     BlipImageProcessorPil,
     BlipProcessor,
 )
 
-from vlm.captioner import Captioner
+from vlm.captioner import Captioner, QuestionError
 from vlm.weights.convert import read_foreign
 
 SIZE = 48
@@ -145,3 +146,158 @@ def test_the_same_words(reference, ours, pixels, beams, prompt):
     for row in range(3):
         alone = projected.select(torch.tensor([row]))
         assert words(model.decoder, alone, ours.tokenizer, [start], beams, 12) == [expected[row]]
+
+
+# Question answering
+
+
+QUESTIONS = ["is there a dog?", "what colour is the cat on the grass?", "how many?"]
+
+
+def vqa_reference(text: dict, vision: dict) -> BlipForQuestionAnswering:
+    size = len(bert_vocabulary())
+    text = {**text, "vocab_size": size + 2, "bos_token_id": size}
+    model = BlipForQuestionAnswering(BlipConfig(vision_config=vision, text_config=text)).eval()
+    randomise(model, 2.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def vqa() -> BlipForQuestionAnswering:
+    # The question's states and the image's have one width in all of BLIP's checkpoints.
+    return vqa_reference({**TEXT, "hidden_size": 32}, VISION)
+
+
+@pytest.fixture(scope="module")
+def asker(vqa, tmp_path_factory) -> Captioner:
+    folder = tmp_path_factory.mktemp("blip-vqa")
+    vqa.save_pretrained(folder)
+    blip_processor().save_pretrained(folder)
+    return Captioner(*read_foreign(folder))
+
+
+def ask_theirs(vqa, pixels, questions, beams) -> list[list[int]]:
+    inputs = blip_processor().tokenizer(questions, padding=True, return_tensors="pt")
+    sequences = vqa.generate(
+        pixel_values=pixels,
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=8,
+        length_penalty=1.0,
+    )
+    return their_words(sequences, prompt=1, end=3)
+
+
+@torch.inference_mode()
+def test_vqa_the_same_question_states_layers_and_logits(vqa, asker, pixels):
+    """With questions of different lengths, padded: theirs on the right, ours on the left."""
+    inputs = blip_processor().tokenizer(QUESTIONS, padding=True, return_tensors="pt")
+    image = vqa.vision_model(pixels).last_hidden_state
+    states = vqa.text_encoder(**inputs, encoder_hidden_states=image).last_hidden_state
+    model = asker.model
+    prompts = [asker.tokenizer.question_prompt(question) for question in QUESTIONS]
+    memory = model.read(model.project(model.encode(pixels)), prompts)
+    for row, prompt in enumerate(prompts):
+        assert inputs["input_ids"][row, : len(prompt)].tolist() == prompt
+        actual = memory.tokens[row, memory.mask[row]]
+        torch.testing.assert_close(actual, states[row, : len(prompt)], atol=1e-4, rtol=1e-4)
+
+    ids = torch.randint(5, 90, (3, 6), generator=torch.Generator().manual_seed(0))
+    projected = model.decoder.project(memory)
+    layers = layer_outputs(model.decoder, ids, projected)
+    logits = model.decoder.logits(model.decoder(ids, projected).hidden)
+    for row, prompt in enumerate(prompts):
+        theirs = vqa.text_decoder(
+            ids[row : row + 1],
+            encoder_hidden_states=states[row : row + 1, : len(prompt)],
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        for actual, expected in zip(layers, theirs.hidden_states[1:], strict=True):
+            torch.testing.assert_close(actual[row], expected[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits[row], theirs.logits[0], atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("beams", [1, 3])
+def test_vqa_the_same_answers_one_by_one(vqa, asker, pixels, beams):
+    options = {"beams": beams, "max_tokens": 8, "length_penalty": 1.0, "candidates": 1}
+    answers = set()
+    for picture, row in zip(photos(), pixels):
+        image = asker.encode(picture)
+        for question in QUESTIONS:
+            (expected,) = ask_theirs(vqa, row[None], [question], beams)
+            assert list(image.ask(question, **options).ids) == expected
+            answers.add(tuple(expected))
+    assert len(answers) > 3, "the answers must depend on image and question"
+
+
+@torch.inference_mode()
+def test_vqa_batch_equals_single_where_theirs_does_not(vqa, asker, pixels):
+    """Their decoder attends to the padding of shorter questions, even with the mask; ours is the question alone."""
+    image = asker.encode(photos()[0])
+    together = image.ask_all(QUESTIONS, max_tokens=8)
+    for question, answer in zip(QUESTIONS, together):
+        alone = image.ask(question, max_tokens=8)
+        assert answer.ids == alone.ids
+        assert answer.confidence == pytest.approx(alone.confidence, rel=1e-4)
+
+    inputs = blip_processor().tokenizer(QUESTIONS, padding=True, return_tensors="pt")
+    mask = inputs["attention_mask"]
+    states = vqa.vision_model(pixels[:1]).last_hidden_state.expand(3, -1, -1)
+    read = vqa.text_encoder(**inputs, encoder_hidden_states=states).last_hidden_state
+    start = torch.tensor([asker.tokenizer.caption_prompt()] * 3)
+    theirs = vqa.text_decoder(start, encoder_hidden_states=read, encoder_attention_mask=mask).logits
+    projected, prompts = asker.start([image], QUESTIONS)
+    assert prompts == start.tolist()
+    ours = asker.model.decoder.logits(asker.model.decoder(start, projected).hidden)
+    for row, length in enumerate(mask.sum(dim=1).tolist()):
+        one = slice(row, row + 1)
+        alone = vqa.text_decoder(start[one], encoder_hidden_states=read[one, :length]).logits[0]
+        torch.testing.assert_close(ours[row], alone, atol=1e-4, rtol=1e-4)
+        padded = length < mask.shape[1]
+        assert padded == (not torch.allclose(theirs[row], alone, atol=0.1))
+
+
+@torch.inference_mode()
+def test_vqa_an_answers_map_is_two_hops(vqa, asker):
+    """The answer's attention to the question's words, times theirs to the patches."""
+    image = asker.encode(photos()[1])
+    answer = image.explain("red", QUESTIONS[0])
+    maps = answer.maps()
+    assert [m.text for m in maps] == ["is", "there", "a", "dog", "?", "red"]
+    assert [m.role for m in maps] == ["question"] * 5 + ["answer"]
+
+    vqa.set_attn_implementation("eager")
+    pixels = blip_processor().image_processor([photos()[1]], return_tensors="pt")["pixel_values"]
+    states = vqa.vision_model(pixels).last_hidden_state
+    question = torch.tensor([asker.tokenizer.question_prompt(QUESTIONS[0])])
+    read = vqa.text_encoder(question, encoder_hidden_states=states, output_attentions=True)
+    hop_one = torch.stack(read.cross_attentions).mean(dim=(0, 2))[0, :, 1:]  # (T, P)
+    start = torch.tensor([asker.tokenizer.caption_prompt()])
+    written = vqa.text_decoder(
+        start,
+        encoder_hidden_states=read.last_hidden_state,
+        output_attentions=True,
+        use_cache=False,
+    )
+    hop_two = torch.stack(written.cross_attentions).mean(dim=(0, 2))[0]  # (1, T)
+    expected = (hop_two @ hop_one).view(3, 3)
+    torch.testing.assert_close(maps[-1].weights, expected / expected.sum(), atol=1e-4, rtol=1e-3)
+    dog = hop_one[4].view(3, 3)
+    torch.testing.assert_close(maps[3].weights, dog / dog.sum(), atol=1e-4, rtol=1e-3)
+
+
+def test_what_a_model_cannot_do_is_said(ours, asker):
+    with pytest.raises(QuestionError, match="answers no questions"):
+        ours.encode(photos()[0]).ask("is there a dog?")
+    with pytest.raises(QuestionError, match="writes no captions"):
+        asker.encode(photos()[0]).caption()
+
+
+def test_vqa_streams_and_scores(asker):
+    image = asker.encode(photos()[2])
+    answer = image.ask(QUESTIONS[1], beams=1, max_tokens=6)
+    assert tuple(image.stream(QUESTIONS[1], max_tokens=6)) == answer.words

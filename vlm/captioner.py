@@ -131,9 +131,10 @@ class EncodedImage:
         if chosen.beams > 1:
             raise ValueError("beams may change words that were shown; stream with beams=1")
         tokenizer = self.captioner.tokenizer
-        prompt = self.captioner.prompt(question)
+        asked = None if question is None else [question]
+        projected, prompts = self.captioner.start([self], asked)
         shown = 0
-        for step in self.captioner.steps(self.projected, [prompt], chosen):
+        for step in self.captioner.steps(projected, prompts, chosen):
             hypothesis = step[0][0]
             words = _words(tokenizer, hypothesis)
             # The last word may still grow until the next begins.
@@ -180,7 +181,7 @@ class Captioner:
         prepared = [self.preprocess(picture) for picture in pictures]
         pixels = torch.stack([pixels for pixels, _ in prepared]).to(self.model.device)
         memory = self.model.encode(pixels)
-        projected = self.model.decoder.project(memory)
+        projected = self.model.project(memory)
         ms = (time.perf_counter() - start) * 1000 / len(sources)
         rows = [torch.tensor([i], device=self.model.device) for i in range(len(sources))]
         return [
@@ -209,12 +210,28 @@ class Captioner:
         if not question:
             raise QuestionError("the question is empty; write one")
         prompt = self.tokenizer.question_prompt(question)
-        room = self.model.config.decoder.max_length
+        room = (self.model.config.reader or self.model.config.decoder).max_length
         if len(prompt) >= room:
             raise QuestionError(
                 f"the question is too long: {len(prompt) - 2} tokens, and this model reads {room - 3}"
             )
         return prompt
+
+    @torch.inference_mode()
+    def start(
+        self, images: Sequence[EncodedImage], questions: Sequence[str] | None
+    ) -> tuple[Projected, list[list[int]]]:
+        """What the decoder attends to, and the prompts that it continues: one an image, or one a question and image.
+
+        Raises QuestionError, see `prompt`.
+        """
+        asked: list[str | None] = list(questions) if questions is not None else [None]
+        prompts = [self.prompt(question) for _ in images for question in asked]
+        projected = _stack([image.projected for image in images])
+        if questions is None or self.model.reader is None:
+            return projected, prompts
+        read = self.model.decoder.project(self.model.read(projected, prompts))
+        return read, [self.tokenizer.caption_prompt() for _ in prompts]
 
     def steps(
         self, projected: Projected, prompts: Sequence[Sequence[int]], options: Options
@@ -234,11 +251,11 @@ class Captioner:
     ) -> list[Answer]:
         """Caption every image (`questions` None), or ask every image all of the questions, in one batch."""
         asked: list[str | None] = list(questions) if questions is not None else [None]
-        prompts = [self.prompt(question) for _ in images for question in asked]
         start = time.perf_counter()
+        projected, prompts = self.start(images, questions)
         results = generate(
             self.model.decoder,
-            _stack([image.projected for image in images]),
+            projected,
             prompts,
             self.tokenizer.end,
             self.tokenizer.pad,
@@ -257,15 +274,15 @@ class Captioner:
         ids = self.tokenizer.encode(text)
         if not ids:
             raise QuestionError("the text to explain is empty; write one")
-        prompt = self.prompt(question)
+        start = time.perf_counter()
+        projected, (prompt,) = self.start([image], None if question is None else [question])
         room = self.model.config.decoder.max_length - len(prompt)
         if len(ids) > room:
             raise QuestionError(
                 f"the text is too long: {len(ids)} tokens, and there is room for {room}"
             )
-        start = time.perf_counter()
         sequence = torch.tensor([[*prompt, *ids]], device=self.model.device)
-        hidden = self.model.decoder(sequence, image.projected).hidden[0, len(prompt) - 1 :]
+        hidden = self.model.decoder(sequence, projected).hidden[0, len(prompt) - 1 :]
         logprobs = self.model.decoder.logits(hidden).log_softmax(dim=-1)  # (T + 1, V)
         targets = torch.tensor([*ids, self.tokenizer.end], device=self.model.device)
         chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()

@@ -121,7 +121,8 @@ class TextConfig:
     """How words meet the decoder: the special tokens, and the prompts that start a caption or an answer.
 
     A caption's prompt is `[caption]`, and the words of `prompt` if any; a question's is `[question] words [answer]`.
-    The text ends with `end`. A model that answers no questions leaves `question` and `answer` empty.
+    Where a reader reads the question, its answer starts as a caption does. The text ends with `end`. A model that
+    answers no questions leaves `question` and `answer` empty.
     """
 
     pad: str = "<pad>"
@@ -134,18 +135,27 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole model: what `config.json` holds."""
+    """The whole model: what `config.json` holds.
+
+    By default a question is a prompt, which the answer continues, and the decoder attends to the image. With a
+    `reader`, the reader attends to the image as it reads the question, and the decoder to what the reader made of it.
+    """
 
     vision: VisionConfig
     decoder: DecoderConfig
     text: TextConfig = field(default_factory=TextConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    reader: DecoderConfig | None = None
     tasks: tuple[str, ...] = ("caption", "vqa")
     licence: str = ""
 
     def __post_init__(self) -> None:
         if self.adapter.kind == "grid" and self.vision.prefix:
             raise ConfigError("vision.prefix keeps tokens that have no place on adapter.kind grid")
+        if self.reader is not None and self.reader.width != self.decoder.memory_width:
+            raise ConfigError(
+                f"decoder.memory_width {self.decoder.memory_width} is not reader.width {self.reader.width}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values, with the format version."""
@@ -169,6 +179,7 @@ _NESTED: dict[str, type] = {
     "decoder": DecoderConfig,
     "text": TextConfig,
     "adapter": AdapterConfig,
+    "reader": DecoderConfig,
 }
 
 
@@ -181,7 +192,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
         raise ConfigError(f"unknown key {where + unknown[0]!r} in the configuration")
     built = {}
     for name, value in values.items():
-        if name in _NESTED:
+        if name in _NESTED and not (name == "reader" and value is None):
             value = _build(_NESTED[name], value, f"{where}{name}.")
         built[name] = tuple(value) if isinstance(value, list) else value
     try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm.config import ConfigError, ModelConfig
 from vlm.decoder import Decoder, Projected
-from vlm.memory import Memory, grid_positions, image_memory
+from vlm.memory import Memory, Segment, grid_positions, image_memory
 from vlm.vision import VisionEncoder
 
 IGNORE_INDEX = -100
@@ -41,8 +43,9 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config.vision, pretrained=pretrained_vision)
-        memory_width = config.decoder.memory_width
+        memory_width = (config.reader or config.decoder).memory_width
         self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
+        self.reader = None if config.reader is None else Decoder(config.reader)
         self.decoder = Decoder(config.decoder)
 
     @property
@@ -56,6 +59,37 @@ class VisionLanguageModel(nn.Module):
     def remember(self, patches: Tensor, grid: tuple[int, int]) -> Memory:
         """The memory of patch features `(B, N, D)` that the encoder gave earlier."""
         return self.adapter(patches, grid)
+
+    def project(self, memory: Memory) -> Projected:
+        """An image's keys and values for what attends to it: the reader, where there is one, or the decoder."""
+        return (self.decoder if self.reader is None else self.reader).project(memory)
+
+    def read(
+        self,
+        projected: Projected,
+        questions: Sequence[Sequence[int]],
+        image: Memory | None = None,
+    ) -> Memory:
+        """What the reader makes of the ids of questions, `(R, T, D)`, for the decoder to attend to.
+
+        `R` is a multiple of the projection's batch; shorter questions are padded in front, and the padding masked.
+        With the `image`'s own memory, `lift` says how each question token drew on the patches: the mean of the
+        reader's cross-attention. Raises ValueError when the model has no reader.
+        """
+        if self.reader is None:
+            raise ValueError("this model has no reader; a question is a prompt of its decoder")
+        length = max(map(len, questions))
+        padded = [[0] * (length - len(ids)) + list(ids) for ids in questions]
+        sizes = torch.tensor([[len(ids)] for ids in questions], device=self.device)
+        valid = torch.arange(length, device=self.device) >= length - sizes  # (R, T)
+        ids = torch.tensor(padded, device=self.device)
+        decoded = self.reader(ids, projected, valid=valid, explicit=image is not None)
+        if image is None:
+            return Memory(decoded.hidden, (Segment("question", 0, length),), valid)
+        attention = torch.stack(decoded.cross_attention).mean(dim=(0, 2))  # (R, T, S)
+        segment = Segment("question", 0, length, image.image.grid)
+        lift = image.on_patches(attention).flatten(2)  # (R, T, P)
+        return Memory(decoded.hidden, (segment,), valid, lift)
 
     def loss(
         self,

@@ -42,18 +42,26 @@ def word_maps(
     """Maps of a caption's words, or of a question's and then its answer's, for one image (`memory` of batch 1).
 
     `ids` are the text's tokens without prompt and end. `layer` and `head` pick one cross-attention sublayer and
-    head, counted from 0; by default all are averaged. Raises ValueError when there is no such layer or head.
+    head of the decoder, counted from 0; by default all are averaged. Raises ValueError when there is no such one.
     """
-    asked = [] if question is None else tokenizer.encode(question)
-    prompt = tokenizer.caption_prompt() if question is None else tokenizer.question_prompt(question)
-    by_token = token_maps(model, memory, [*prompt, *ids], layer, head)  # (T, h, w)
-
-    maps = []
-    if question is not None:
-        # The question's words begin behind the token that announces it.
-        maps += _join(tokenizer, asked, by_token[1 : 1 + len(asked)], "question")
-    role: Role = "caption" if question is None else "answer"
-    return maps + _join(tokenizer, ids, by_token[len(prompt) :], role)
+    if question is None:
+        prompt = tokenizer.caption_prompt()
+        by_token = token_maps(model, memory, [*prompt, *ids], layer, head)  # (T, h, w)
+        return _join(tokenizer, ids, by_token[len(prompt) :], "caption")
+    asked, prompt = tokenizer.encode(question), tokenizer.question_prompt(question)
+    if model.reader is None:
+        of_question = by_token = token_maps(model, memory, [*prompt, *ids], layer, head)
+    else:
+        # Two hops: the answer's words draw on the question's, and those on the patches as they were read.
+        memory = model.read(model.project(memory), [prompt], image=memory)
+        of_question = _normalised(memory.on_patches(torch.eye(len(prompt))[None].to(model.device)))[
+            0
+        ]
+        prompt = tokenizer.caption_prompt()
+        by_token = token_maps(model, memory, [*prompt, *ids], layer, head)
+    # The question's words begin behind the token that announces it.
+    maps = _join(tokenizer, asked, of_question[1 : 1 + len(asked)], "question")
+    return maps + _join(tokenizer, ids, by_token[len(prompt) :], "answer")
 
 
 @torch.inference_mode()
@@ -76,9 +84,12 @@ def token_maps(
     attention = torch.stack(decoded.cross_attention)  # (L, 1, H, T, S)
     attention = attention.mean(dim=0) if layer is None else attention[layer]
     attention = attention.mean(dim=1) if head is None else attention[:, head]
-    patches = memory.on_patches(attention)[0]  # (T, h, w)
-    patches = patches / patches.sum(dim=(-2, -1), keepdim=True)
+    patches = _normalised(memory.on_patches(attention))[0]  # (T, h, w)
     return torch.cat([patches[:1], patches[:-1]])
+
+
+def _normalised(patches: Tensor) -> Tensor:
+    return patches / patches.sum(dim=(-2, -1), keepdim=True)
 
 
 def _join(

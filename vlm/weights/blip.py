@@ -1,7 +1,8 @@
-"""BLIP (Li et al. 2022) as transformers stores it: Salesforce/blip-image-captioning-base and -large."""
+"""BLIP (Li et al. 2022) as transformers stores it: Salesforce/blip-image-captioning-base and -large, blip-vqa-base."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +53,35 @@ DROPPED = {
 
 
 def read(folder: Path) -> Foreign:
-    """A folder of BlipForConditionalGeneration. Raises CheckpointError where something does not fit."""
+    """A folder of BlipForConditionalGeneration, or of BlipForQuestionAnswering, which has a question encoder too.
+
+    Raises CheckpointError where something does not fit.
+    """
     config = read_json(folder, "config.json")
     vision, text = {**_VISION, **config["vision_config"]}, {**_TEXT, **config["text_config"]}
     weights = read_weights(folder)
     head = "text_decoder.cls.predictions"
     embeddings = "text_decoder.bert.embeddings"
     tied = same_weights(weights, f"{head}.decoder.weight", f"{embeddings}.word_embeddings.weight")
+    answers = any(name.startswith("text_encoder.") for name in weights)
 
     backend = read_tokenizer(folder)
+    end = token(backend, text["sep_token_id"])
+    layers = _layers(text, memory_width=vision["hidden_size"])
     ours = ModelConfig(
         vision=_vision(vision, folder),
         adapter=AdapterConfig("none"),
-        decoder=_decoder(text, vision["hidden_size"], tied),
+        reader=replace(layers, causal=False) if answers else None,
+        decoder=replace(layers, tied=tied, head_transform=True, head_bias=True),
         text=TextConfig(
             pad=token(backend, text["pad_token_id"]),
-            end=token(backend, text["sep_token_id"]),
+            end=end,
             caption=token(backend, text["bos_token_id"], new="[DEC]"),
-            question="",
-            answer="",
+            # transformers begins a question with [CLS]; Salesforce's own code put [ENC] there.
+            question="[CLS]" if answers else "",
+            answer=end if answers else "",
         ),
-        tasks=("caption",),
+        tasks=("vqa",) if answers else ("caption",),
         licence="BSD-3-Clause",
     )
     table = {
@@ -83,6 +92,9 @@ def read(folder: Path) -> Foreign:
         **module("decoder.head_transform.2", f"{head}.transform.LayerNorm"),
         "decoder.head_bias": From((f"{head}.bias",)),
     }
+    if answers:
+        table |= bert.embeddings("reader", "text_encoder.embeddings")
+        table |= bert.layers("reader", "text_encoder.encoder.layer", text["num_hidden_layers"])
     if not tied:
         table["decoder.head.weight"] = From((f"{head}.decoder.weight",))
     return Foreign(ours, weights, table, DROPPED, backend)
@@ -105,7 +117,8 @@ def _vision(config: dict[str, Any], folder: Path) -> VisionConfig:
     )
 
 
-def _decoder(config: dict[str, Any], memory_width: int, tied: bool) -> DecoderConfig:
+def _layers(config: dict[str, Any], memory_width: int) -> DecoderConfig:
+    """What the question encoder and the text decoder have in common."""
     return DecoderConfig(
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -118,9 +131,6 @@ def _decoder(config: dict[str, Any], memory_width: int, tied: bool) -> DecoderCo
         prenorm=False,
         norm_eps=config["layer_norm_eps"],
         embedding_norm=True,
-        tied=tied,
-        head_transform=True,
-        head_bias=True,
     )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from vlm.config import ConfigError
 from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.weights import CheckpointError, blip, vision_encoder_decoder
@@ -46,16 +45,14 @@ def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
         model = VisionLanguageModel(foreign.config)
         weights = translate(foreign.weights, foreign.table, foreign.dropped)
         model.load_state_dict(weights)
-    except (CheckpointError, ConfigError) as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+        return model.eval(), Tokenizer(foreign.tokenizer, foreign.config.text)
     except KeyError as error:
         raise CheckpointError(f"{folder}: the configuration has no {error}") from None
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{folder}: the weights do not fit the configuration: {first}"
-        ) from None
-    return model.eval(), Tokenizer(foreign.tokenizer, foreign.config.text)
+        raise CheckpointError(f"{folder}: weights and configuration differ: {first}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
 
 
 def convert(source: str | Path, folder: str | Path) -> None:
