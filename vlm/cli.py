@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -244,6 +245,11 @@ def models(as_json: AsJson = False) -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip(), flush=True)
+
+
+# Commands of what this package does not import, such as training's `vlm evaluate`.
+for command in entry_points(group="vlm.commands"):
+    app.command(command.name)(command.load())
 
 
 def find_images(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
