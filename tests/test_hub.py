@@ -108,7 +108,7 @@ def test_an_unknown_hub_id_without_network_says_so():
 def test_a_model_of_another_library_in_the_cache_is_refused(cache, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "config.json").write_text('{"model_type": "blip"}')
+    (foreign / "config.json").write_text('{"model_type": "llava"}')
     (foreign / "model.safetensors").write_bytes(b"")
     (foreign / "tokenizer.json").write_text("{}")
     cached(cache, "someone/foreign", foreign)

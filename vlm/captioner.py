@@ -20,6 +20,7 @@ from vlm.memory import Memory
 from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.vision import folded
+from vlm.weights.convert import converted, family
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
@@ -320,9 +321,12 @@ class Captioner:
 def load(name: str | Path | None = None, device: str = "cpu") -> Captioner:
     """Load a checkpoint: the bundled one, a bundled name, a folder, or a hub id.
 
-    Raises `vlm.weights.store.CheckpointError` when there is none or it is damaged.
+    One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the
+    result is kept; see `vlm.weights.convert`. Raises `vlm.weights.store.CheckpointError` when there is none or it is
+    damaged.
     """
-    model, tokenizer = load_checkpoint(find(name))
+    folder = find(name)
+    model, tokenizer = load_checkpoint(converted(folder) if family(folder) else folder)
     model.vision = folded(model.vision)
     return Captioner(model.to(device), tokenizer)
 

@@ -247,6 +247,24 @@ def models(as_json: AsJson = False) -> None:
         print("  ".join(map(str.ljust, row, widths)).rstrip(), flush=True)
 
 
+@app.command()
+@_clear_errors()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="A folder or a hub id, e.g. Salesforce/blip-vqa-base.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+) -> None:
+    """Convert a checkpoint of transformers or open_clip: BLIP, vision encoder-decoders, CoCa."""
+    from vlm.weights.convert import convert
+    from vlm.weights.hub import find
+
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        _fail(f"{out} is not empty; give a folder that is new")
+    convert(find(source), out)
+    typer.echo(f"{out} is written; use it with --model {out}", err=True)
+
+
 # Commands of what this package does not import, such as training's `vlm evaluate`.
 for command in entry_points(group="vlm.commands"):
     app.command(command.name)(command.load())

@@ -12,7 +12,16 @@ from vlm.weights import CheckpointError
 
 DEFAULT = "small"
 
-_FILES = ("config.json", "model.safetensors", "tokenizer.json", "README.md")
+# Ours, and what importers read of others'; pickled weights only where there are no others.
+_FILES = (
+    "*config.json",
+    "model*.safetensors",
+    "open_clip_model.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "README.md",
+)
+_PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,10 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=list(_PICKLED)))
+        return folder
     except LocalEntryNotFoundError:
         reason = "it is not in the hub's cache, and the hub cannot be reached"
     except RepositoryNotFoundError:
