@@ -202,7 +202,7 @@ def test_no_heat_where_the_model_did_not_look(size: tuple[int, int]) -> None:
     left = overlay(photo, frame, planted((2, 2), 0, 0), legend=False)
     right = overlay(photo, frame, planted((2, 2), 1, 1), legend=False)
     unseen = np.isnan(heat(frame, planted((2, 2), 0, 0)))
-    assert unseen.mean() == pytest.approx(0.7)
+    assert unseen.mean() == pytest.approx(0.7, abs=0.02)  # the crop is of whole pixels
     differ = (np.asarray(left) != np.asarray(right)).any(axis=-1)
     assert not differ[unseen].any()
     assert differ[~unseen].mean() > 0.7

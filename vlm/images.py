@@ -72,8 +72,8 @@ class Preprocess:
     """From an image to the model's pixels: size, fit, interpolation, mean and deviation, as the encoder was trained.
 
     `fit` is "squash" (the whole image, aspect ratio not kept) or "crop" (the largest box of the input's shape in the
-    middle: torchvision's Resize and CenterCrop to one size). `size` is `(height, width)`; `mean` and `std` are for
-    values in 0..1.
+    middle, rounded to pixels as torchvision's Resize and CenterCrop do). `size` is `(height, width)`; `mean` and `std`
+    are for values in 0..1.
     """
 
     size: tuple[int, int]
@@ -94,14 +94,21 @@ class Preprocess:
         """Where the model's input lies on an image of that size."""
         if self.fit == "squash":
             return Frame(width, height, (0.0, 0.0, float(width), float(height)))
-        pixel = min(height / self.size[0], width / self.size[1])  # the input's, in the image's
-        # The side that fits exactly must not stick out by a rounding error.
-        seen_width, seen_height = (
-            min(width, self.size[1] * pixel),
-            min(height, self.size[0] * pixel),
+        # As torchvision rounds: the resized image has whole pixels, and so has what is left out of it.
+        input_height, input_width = self.size
+        if width * input_height <= height * input_width:
+            resized_width, resized_height = input_width, int(input_width * height / width)
+        else:
+            resized_width, resized_height = int(input_height * width / height), input_height
+        left = round((resized_width - input_width) / 2)
+        top = round((resized_height - input_height) / 2)
+        box = (
+            left * width / resized_width,
+            top * height / resized_height,
+            (left + input_width) * width / resized_width,
+            (top + input_height) * height / resized_height,
         )
-        left, top = (width - seen_width) / 2, (height - seen_height) / 2
-        return Frame(width, height, (left, top, left + seen_width, top + seen_height))
+        return Frame(width, height, box)
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Frame]:
         """Pixels `(3, H, W)`, float32 and normalised, and the Frame that places them on `image` (RGB, upright)."""
