@@ -52,13 +52,13 @@ def photos(count: int = 3) -> list[Image.Image]:
 
 @torch.inference_mode()
 def layer_outputs(decoder: Decoder, ids: Tensor, projected: Projected) -> list[Tensor]:
-    """Hidden states behind each repetition of the pattern, before the final norm: ever longer decoders."""
-    size = len(decoder.config.pattern)
+    """Hidden states behind each layer, before the final norm: ever longer decoders."""
+    layers = ["sm"] * decoder.config.text_layers + [decoder.config.pattern] * decoder.config.depth
     outputs = []
-    for depth in range(1, decoder.config.depth + 1):
+    for depth in range(1, len(layers) + 1):
         shallow = copy(decoder)
         shallow._modules = {**decoder._modules, "final_norm": nn.Identity()}
-        shallow._modules["sublayers"] = decoder.sublayers[: depth * size]
+        shallow._modules["sublayers"] = decoder.sublayers[: len("".join(layers[:depth]))]
         outputs.append(shallow(ids, projected).hidden)
     return outputs
 

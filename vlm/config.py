@@ -49,7 +49,6 @@ class AdapterConfig:
     kind: Literal["grid", "linear", "none", "pool"] = "grid"
     queries: int = 0
     heads: int = 0
-    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         if self.kind not in ("grid", "linear", "none", "pool"):

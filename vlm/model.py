@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlm.attention import Attention
 from vlm.config import ConfigError, ModelConfig
 from vlm.decoder import Decoder, Projected
 from vlm.memory import Memory, Segment, grid_positions, image_memory
@@ -36,6 +37,28 @@ class Adapter(nn.Module):
         return image_memory(tokens, grid)
 
 
+class Pooler(nn.Module):
+    """Features `(B, N, vision width)` to as many memory tokens as there are queries, `(B, Q, memory width)`.
+
+    Each learned query attends to the features; the memory's `lift` is what it attends to (CoCa, Yu et al. 2022).
+    """
+
+    def __init__(self, queries: int, heads: int, vision_width: int, memory_width: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, memory_width))
+        self.attention = Attention(memory_width, heads, vision_width)
+        self.norm = nn.LayerNorm(memory_width)
+
+    def forward(self, features: Tensor, grid: tuple[int, int]) -> Memory:
+        queries = self.queries.expand(len(features), -1, -1)
+        key_value = self.attention.project(features)
+        pooled, attention = self.attention(queries, key_value, explicit=True)
+        assert attention is not None
+        prefix = features.shape[1] - grid[0] * grid[1]
+        lift = attention.mean(dim=1)[..., prefix:]  # (B, Q, h * w)
+        return Memory(self.norm(pooled), (Segment("image", 0, len(self.queries), grid),), lift=lift)
+
+
 class VisionLanguageModel(nn.Module):
     """A picture and a prompt to the words that continue the prompt."""
 
@@ -44,7 +67,12 @@ class VisionLanguageModel(nn.Module):
         self.config = config
         self.vision = VisionEncoder(config.vision, pretrained=pretrained_vision)
         memory_width = (config.reader or config.decoder).memory_width
-        self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
+        self.adapter: Adapter | Pooler
+        if config.adapter.kind == "pool":
+            queries, heads = config.adapter.queries, config.adapter.heads
+            self.adapter = Pooler(queries, heads, self.vision.width, memory_width)
+        else:
+            self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
         self.reader = None if config.reader is None else Decoder(config.reader)
         self.decoder = Decoder(config.decoder)
 

@@ -13,21 +13,25 @@ import torch
 from vlm import __version__
 from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
-from vlm.weights import CheckpointError, blip, vision_encoder_decoder
+from vlm.weights import CheckpointError, blip, coca, vision_encoder_decoder
 from vlm.weights.foreign import Foreign, read_json
 from vlm.weights.store import save_checkpoint
 from vlm.weights.tables import translate
 
-# By transformers' `model_type`.
+# By transformers' `model_type`; CoCa's folders are open_clip's.
 FAMILIES: dict[str, Callable[[Path], Foreign]] = {
     "blip": blip.read,
     "vision-encoder-decoder": vision_encoder_decoder.read,
+    "coca": coca.read,
 }
 
 
 def family(folder: Path) -> str | None:
     """The family of a foreign checkpoint's folder; None for ours, and for those that no importer knows."""
     try:
+        if (folder / "open_clip_config.json").is_file():
+            model = read_json(folder, "open_clip_config.json").get("model_cfg", {})
+            return "coca" if "multimodal_cfg" in model else None
         model_type = read_json(folder, "config.json").get("model_type")
     except CheckpointError:
         return None

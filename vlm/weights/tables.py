@@ -38,6 +38,11 @@ def row(tensor: Tensor) -> Tensor:
     return tensor.view(1, 1, -1)
 
 
+def rows(start: int, stop: int | None = None) -> Callable[[Tensor], Tensor]:
+    """Some rows of a tensor: a part of what is fused there."""
+    return lambda tensor: tensor[start:stop]
+
+
 @dataclass(frozen=True)
 class From:
     """The foreign tensors of one of ours, and the function that makes it of them."""

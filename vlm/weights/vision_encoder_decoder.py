@@ -6,6 +6,7 @@ The encoder is a ViT, DeiT, BEiT or Swin (see `encoders`), the decoder GPT-2, BE
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from vlm.weights.foreign import (
     read_weights,
     token,
 )
-from vlm.weights.tables import From, Table, Weights, module, same_weights, stacked, transposed
+from vlm.weights.tables import From, Table, Weights, module, rows, same_weights, stacked, transposed
 
 # transformers writes what differs from its own defaults; these are the defaults.
 _GPT2 = {
@@ -171,14 +172,12 @@ def _gpt2(
         attend, cross, mlp = (f"decoder.sublayers.{3 * i + offset}" for offset in range(3))
         table |= module(f"{attend}.norm", f"{layer}.ln_1")
         # One matrix for query, key and value.
-        for name, part in (("query", slice(0, width)), ("key_value", slice(width, None))):
-            whole = f"{layer}.attn.c_attn"
+        whole = f"{layer}.attn.c_attn"
+        for name, part in (("query", rows(0, width)), ("key_value", rows(width))):
             table[f"{attend}.body.{name}.weight"] = From(
-                (f"{whole}.weight",), partial(_rows_of_transposed, rows=part)
+                (f"{whole}.weight",), partial(_part_of_transposed, part)
             )
-            table[f"{attend}.body.{name}.bias"] = From(
-                (f"{whole}.bias",), partial(_rows, rows=part)
-            )
+            table[f"{attend}.body.{name}.bias"] = From((f"{whole}.bias",), part)
         table |= module(f"{attend}.body.out", f"{layer}.attn.c_proj", how=transposed)
         table |= module(f"{cross}.norm", f"{layer}.ln_cross_attn")
         attention = f"{layer}.crossattention"
@@ -278,9 +277,7 @@ def _trocr(
     table: Table = {
         "decoder.token_embedding.weight": From((f"{body}.embed_tokens.weight",)),
         # The first two rows are never read.
-        "decoder.position_embedding.weight": From(
-            (f"{body}.embed_positions.weight",), partial(_rows, rows=slice(2, None))
-        ),
+        "decoder.position_embedding.weight": From((f"{body}.embed_positions.weight",), rows(2)),
     }
     if not config["use_learned_position_embeddings"]:
         table["decoder.position_embedding.weight"] = From(
@@ -320,12 +317,8 @@ _DECODERS = {
 }
 
 
-def _rows(tensor: Tensor, rows: slice) -> Tensor:
-    return tensor[rows]
-
-
-def _rows_of_transposed(tensor: Tensor, rows: slice) -> Tensor:
-    return transposed(tensor)[rows]
+def _part_of_transposed(part: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    return part(transposed(tensor))
 
 
 def _positions_of_first_type(positions: Tensor, types: Tensor, first: int) -> Tensor:
