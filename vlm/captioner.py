@@ -24,9 +24,10 @@ from vlm.weights.convert import converted, family
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
-CAPTION = Options(beams=3)
+# No words at all is no caption and no answer.
+CAPTION = Options(beams=3, min_tokens=1)
 # An answer's score is its plain log-probability, and the other beams are its alternatives.
-ANSWER = Options(beams=5, candidates=5, max_tokens=12, length_penalty=0.0)
+ANSWER = Options(beams=5, candidates=5, min_tokens=1, max_tokens=12, length_penalty=0.0)
 
 BATCH = 8  # images encoded and decoded together
 
@@ -77,7 +78,7 @@ class Answer:
     def overlay(self, word: str | int | None = None, **style: Any) -> Image.Image:
         """The image with one word's map over it, or a labelled sheet of all words.
 
-        `word` is a word of the text (its first occurrence) or its index among `maps()`. Raises ValueError when
+        `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`. Raises ValueError when
         the text has no such word.
         """
         from vlm.explain.overlay import overlay, sheet
@@ -91,7 +92,8 @@ class Answer:
                 raise ValueError(
                     f"{word!r} is not one of the words: {', '.join(m.text for m in maps)}"
                 )
-            return overlay(self.image.picture, self.image.frame, matches[-1], **style)
+            first = min(matches, key=lambda match: match.role == "question")
+            return overlay(self.image.picture, self.image.frame, first, **style)
         return overlay(self.image.picture, self.image.frame, maps[word], **style)
 
 
@@ -128,7 +130,7 @@ class EncodedImage:
 
     def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:
         """Yield the words of a greedy (or sampled) caption or answer as soon as each is complete."""
-        chosen = _options(Options(), {"beams": 1, **options})
+        chosen = _options(CAPTION, {"beams": 1, **options})
         if chosen.beams > 1:
             raise ValueError("beams may change words that were shown; stream with beams=1")
         tokenizer = self.captioner.tokenizer
