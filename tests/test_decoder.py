@@ -44,6 +44,72 @@ def test_cached_equals_uncached(pattern, prenorm, steps):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
+FAMILIES = {
+    "BLIP": {"prenorm": False, "embedding_norm": True, "head_transform": True, "head_bias": True},
+    "CoCa": {"pattern": "smcm", "text_layers": 2, "memory_norm": True, "tied": False},
+    "TrOCR": {"prenorm": False, "embedding_scale": 32**0.5, "activation": "relu"},
+}
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_cached_equals_uncached_for_other_families(changes):
+    decoder = make(**changes)
+    projected = decoder.project(some_memory())
+    ids = torch.randint(50, (1, 8))
+    first = decoder(ids[:, :3], projected)
+    second = decoder(ids[:, 3:], projected, first.cache)
+    whole = decoder.logits(decoder(ids, projected).hidden)
+    parts = torch.cat([decoder.logits(first.hidden), decoder.logits(second.hidden)], dim=1)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_every_option_is_read(changes):
+    """Leaving any of them out changes the logits or the weights."""
+    ids = torch.randint(50, (1, 8))
+
+    def outcome(changes):
+        decoder = make(**changes)
+        torch.manual_seed(2)
+        for weight in decoder.parameters():
+            torch.nn.init.normal_(weight, std=0.5)
+        logits = decoder.logits(decoder(ids, decoder.project(some_memory())).hidden)
+        return sum(weight.numel() for weight in decoder.parameters()), logits
+
+    size, logits = outcome(changes)
+    for name in changes:
+        other_size, other = outcome({k: v for k, v in changes.items() if k != name})
+        assert other_size != size or not torch.allclose(other, logits, atol=1e-3), name
+
+
+def test_a_native_decoder_has_the_weights_it_always_had():
+    """Checkpoints hold these names; options that it does not use add none."""
+    kinds = {"s": ("query", "key_value", "out"), "m": ("rise", "fall")}
+    kinds["c"] = kinds["s"]
+    modules = ["final_norm"]
+    for i, kind in enumerate("scm" * 2):
+        modules += [f"sublayers.{i}.norm", *(f"sublayers.{i}.body.{n}" for n in kinds[kind])]
+    expected = {f"{name}.{part}" for name in modules for part in ("weight", "bias")}
+    expected |= {"token_embedding.weight", "position_embedding.weight"}
+    assert make().state_dict().keys() == expected
+
+
+def test_without_causality_a_token_sees_later_ones_and_no_padding():
+    decoder = make("scm", causal=False)
+    memory = some_memory(2)
+    ids = torch.randint(50, (2, 5))
+    changed = ids.clone()
+    changed[:, 4] = (ids[:, 4] + 1) % 50
+    projected = decoder.project(memory)
+    before, after = decoder(ids, projected).hidden, decoder(changed, projected).hidden
+    assert not torch.allclose(before[:, 0], after[:, 0])
+
+    alone = decoder(ids[:1, 2:], decoder.project(memory.select([0]))).hidden
+    valid = torch.tensor([[False, False, True, True, True], [True] * 5])
+    together = decoder(ids, projected, valid=valid).hidden
+    torch.testing.assert_close(together[:1, 2:], alone, atol=1e-5, rtol=1e-5)
+
+
 def test_no_token_sees_a_later_one():
     decoder = make()
     projected = decoder.project(some_memory())
@@ -111,6 +177,7 @@ def test_too_many_tokens_are_refused():
         ({"dropout": 1.0}, "dropout"),
         ({"depth": 0}, "depth"),
         ({"activation": "relu6"}, "activation"),
+        ({"text_layers": -1}, "text_layers"),
     ],
 )
 def test_impossible_configurations_are_named(changes, named):
