@@ -78,8 +78,8 @@ class Answer:
     def overlay(self, word: str | int | None = None, **style: Any) -> Image.Image:
         """The image with one word's map over it, or a labelled sheet of all words.
 
-        `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`. Raises ValueError when
-        the text has no such word.
+        `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`.
+        Raises ValueError when there is no such word.
         """
         from vlm.explain.overlay import overlay, sheet
 
