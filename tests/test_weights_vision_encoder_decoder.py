@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,3 +225,23 @@ def test_the_same_words(case, ours, pixels, beams):
     for row in range(3):
         alone = projected.select(torch.tensor([row]))
         assert words(model.decoder, alone, ours.tokenizer, [start], beams, 12) == [expected[row]]
+
+
+@pytest.mark.parametrize(
+    "case", [("vit", "trocr-base"), ("vit", "gpt2")], ids="-".join, indirect=True
+)
+def test_an_older_tokenizer_gives_the_same_ids(case, tmp_path):
+    """TrOCR's repositories have vocabulary and merges, and no tokenizer.json."""
+    folder = Path(shutil.copytree(case.folder, tmp_path / "old"))
+    expected = read_foreign(folder)[1]
+    backend = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(backend["vocab"]))
+    merges = [" ".join(merge) for merge in backend["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    _, tokenizer = read_foreign(folder)
+    for text in ("a red dog runs", "There, a  CAT? 12", "naïve 🐕"):
+        ids = expected.encode(text)
+        assert tokenizer.encode(text) == ids
+        ends = [tokenizer.caption, *ids, tokenizer.end]
+        assert tokenizer.decode(ends) == expected.decode(ends) == expected.decode(ids)

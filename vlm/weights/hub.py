@@ -19,6 +19,8 @@ _FILES = (
     "open_clip_model.safetensors",
     "*.safetensors.index.json",
     "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
     "README.md",
 )
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from vlm.config import AdapterConfig, DecoderConfig, ModelConfig, TextConfig
@@ -102,7 +104,7 @@ def read(folder: Path) -> Foreign:
         decoder_table["decoder.head.weight"] = From((output,))
     if projected:
         decoder_table |= module("adapter.project", "enc_to_dec_proj")
-    backend = read_tokenizer(folder)
+    backend = _tokenizer(folder)
     ours = ModelConfig(
         vision=vision,
         adapter=AdapterConfig("linear" if projected else "none"),
@@ -113,8 +115,25 @@ def read(folder: Path) -> Foreign:
     return Foreign(ours, weights, table | decoder_table, DROPPED, backend)
 
 
+def _tokenizer(folder: Path) -> Backend:
+    """`tokenizer.json`, or what older repositories have of a byte-level BPE: its vocabulary and merges."""
+    files = [folder / "vocab.json", folder / "merges.txt"]
+    if (folder / "tokenizer.json").is_file() or not all(file.is_file() for file in files):
+        return read_tokenizer(folder)
+    try:
+        backend = Backend(models.BPE.from_file(*map(str, files)))
+    except Exception as error:  # the backend raises bare Exception
+        raise CheckpointError(f"{files[0]} and {files[1]} cannot be read: {error}") from None
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    specials = ("<s>", "</s>", "<pad>", "<unk>", "<mask>", "<|endoftext|>")
+    known = [name for name in specials if backend.token_to_id(name) is not None]
+    backend.add_special_tokens([AddedToken(name, special=True) for name in known])
+    return backend
+
+
 def _text(
-    folder: Path, config: dict[str, Any], decoder: dict[str, Any], backend: Any
+    folder: Path, config: dict[str, Any], decoder: dict[str, Any], backend: Backend
 ) -> TextConfig:
     """Start, end and padding as `generate` finds them: of the generation's, the whole's, the decoder's settings."""
     file = "generation_config.json"
