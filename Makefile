@@ -19,6 +19,9 @@ browser: .venv/test  ## a browser for the tests, where the system has none
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } || \
 	  .venv/bin/playwright install chromium
 
+screenshot: browser  ## assets/screenshot.png, as the README shows it
+	.venv/bin/python assets/screenshot.py
+
 wheel: .venv/test
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
