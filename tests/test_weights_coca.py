@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -14,6 +16,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from vlm.captioner import Captioner
+from vlm.weights import CheckpointError
 from vlm.weights.convert import read_foreign
 
 MERGES = 300
@@ -211,3 +214,23 @@ def test_an_exclamation_mark_hides_the_token_behind_it_in_theirs(reference, ours
         logits = ours.model.decoder.logits(ours.model.decoder(ids, projected).hidden)
         torch.testing.assert_close(logits[:, :2], theirs[:, :2], atol=1e-4, rtol=1e-4)
         assert torch.allclose(logits[:, 2:], theirs[:, 2:], atol=1e-3) == same
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "named"),
+    [
+        ("text_cfg", {"embed_cls": False}, "embed_cls"),
+        ("text_cfg", {"heads": 2}, "heads"),
+        ("vision_cfg", {"attentional_pool": "parallel"}, "attentional_pool"),
+        ("vision_cfg", {"layers": 3}, r"resblocks\.2"),
+        ("vision_cfg", {"layers": 1}, r"resblocks\.1"),
+        ("multimodal_cfg", {"context_length": 40}, "context_length"),
+    ],
+)
+def test_what_is_unknown_or_does_not_fit_is_named(folder, tmp_path, part, changes, named):
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    config = json.loads((own / "open_clip_config.json").read_text())
+    config["model_cfg"][part] |= changes
+    (own / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=named):
+        read_foreign(own)

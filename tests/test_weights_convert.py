@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from parity import bert_vocabulary, photos, randomise
 from safetensors.torch import load_file, save_file
+from test_hub import cached
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -67,6 +69,22 @@ def test_load_converts_once(blip, monkeypatch):
     again = vlm.load(str(blip)).encode(photos()[0]).caption(max_tokens=6)
     assert answer.ids == again.ids
     assert len(answer.maps()) == len(answer.words)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_hub_id_is_converted_from_the_hubs_cache_without_network(
+    own, tmp_path, monkeypatch, pickled
+):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    expected = read_foreign(own)[0].state_dict()
+    if pickled:
+        torch.save(load_file(own / "model.safetensors"), own / "pytorch_model.bin")
+        (own / "model.safetensors").unlink()
+    (tmp_path / "hub").mkdir()
+    cached(tmp_path / "hub", "someone/blip", own)
+    actual = vlm.load("someone/blip").model.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in actual.items())
 
 
 def test_load_converts_anew_what_has_changed(own, cache):

@@ -26,7 +26,16 @@ from vlm.weights.foreign import (
 )
 from vlm.weights.tables import From, Table, module, row, rows, stacked, transposed
 
-_VISION = {"image_size": 224, "head_width": 64, "mlp_ratio": 4.0, "attn_pooler_heads": 8}
+# open_clip's defaults, where the configuration says nothing.
+_VISION = {
+    "image_size": 224,
+    "head_width": 64,
+    "mlp_ratio": 4.0,
+    "attentional_pool": False,
+    "attn_pooler_queries": 256,
+    "attn_pooler_heads": 8,
+    "pool_type": "tok",
+}
 _TEXT = {
     "context_length": 77,
     "vocab_size": 49408,
@@ -34,6 +43,7 @@ _TEXT = {
     "heads": 8,
     "layers": 12,
     "mlp_ratio": 4.0,
+    "embed_cls": False,
 }
 _PREPROCESS = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
@@ -59,6 +69,7 @@ def read(folder: Path) -> Foreign:
     fused = {**_TEXT, **model["multimodal_cfg"]}
     expect(vision, "vision_cfg", attentional_pool=True, timm_model_name=None, ls_init_value=None)
     expect(vision, "vision_cfg", no_ln_pre=False, pos_embed_type="learnable", block_type=None)
+    expect(vision, "vision_cfg", pool_type="tok")
     expect(text, "text_cfg", embed_cls=True, hf_model_name=None, ls_init_value=None)
     for name in ("width", "heads", "mlp_ratio"):
         expect(fused, "multimodal_cfg", **{name: text[name]})
@@ -86,7 +97,7 @@ def read(folder: Path) -> Foreign:
         ),
         # The first query's result serves retrieval.
         adapter=AdapterConfig(
-            "pool", vision.get("attn_pooler_queries", 256) - 1, vision["attn_pooler_heads"]
+            "pool", vision["attn_pooler_queries"] - 1, vision["attn_pooler_heads"]
         ),
         decoder=DecoderConfig(
             vocab_size=text["vocab_size"],

@@ -59,7 +59,7 @@ def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{folder}: weights and configuration differ: {first}") from None
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{folder}: {error}") from None
 
 
@@ -77,9 +77,8 @@ def converted(source: Path) -> Path:
     """
     files = sorted(file for file in source.iterdir() if file.is_file())
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(repr((__version__, str(source.resolve()), state)).encode()).hexdigest()[
-        :16
-    ]
+    digest = hashlib.sha256(repr((__version__, str(source.resolve()), state)).encode())
+    key = digest.hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vlm" / "converted"
     folder = cache / key
     if not folder.is_dir():
