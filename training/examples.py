@@ -1,61 +1,67 @@
-"""Records to batches: one image with all of its texts, tokenised, in an order that only the seed decides."""
+"""From an image's records to rows of ids, and from the rows of several images to a batch."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from training.data.records import ImageRef, Record
-from training.recipe import Source
+from training.inputs import Inputs
+from training.sources import Group
 from vlm.model import IGNORE_INDEX
 from vlm.tokenizer import Tokenizer
 
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Group:
-    """One image with everything that is said of it: captions, or questions with their answers."""
-
-    image: ImageRef
-    records: tuple[Record, ...]
-    source: Source
-
-    @property
-    def names_a_side(self) -> bool:
-        texts = [text for r in self.records for text in (r.question or "", *r.texts)]
-        return any(_SIDES.search(text) for text in texts)
+# Rows of a batch are cut into this many chunks of similar length, which spares most of the padding.
+CHUNKS = 4
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row to learn: the prompt's ids, and the ids that should follow it, `end` included."""
+    """One row to learn: the prompt's ids, the ids that should follow it, `end` included, and its weight."""
 
     prompt: tuple[int, ...]
     text: tuple[int, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of similar length: ids and targets `(R, T)`, and the image of each `(R,)`."""
+    """Rows of similar length: ids and targets `(R, T)`, weights `(R,)`, and the image of each `(R,)`."""
 
     ids: Tensor
     targets: Tensor
+    weights: Tensor
     image: Tensor
+
+    def to(self, device: torch.device) -> Rows:
+        moved = (t.to(device) for t in (self.ids, self.targets, self.weights, self.image))
+        return Rows(*moved)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images by key, which of them are mirrored, and their rows in a few chunks of similar length."""
+    """Images by key and their rows.
+
+    `images` are patches `(B, N, D)` of `grid`, or pixels `(B, 3, H, W)` where `grid` is None.
+    """
 
     keys: tuple[str, ...]
-    mirrored: tuple[bool, ...]
+    images: Tensor
+    grid: tuple[int, int] | None
     chunks: tuple[Rows, ...]
+
+    @property
+    def targets(self) -> int:
+        """The number of tokens to learn."""
+        return sum(int((rows.targets != IGNORE_INDEX).sum()) for rows in self.chunks)
+
+    def to(self, device: torch.device) -> Batch:
+        chunks = tuple(rows.to(device) for rows in self.chunks)
+        return replace(self, images=self.images.to(device), chunks=chunks)
 
 
 def clean_text(text: str) -> str:
@@ -65,82 +71,62 @@ def clean_text(text: str) -> str:
     return text.rstrip(". ").replace("_", " ")
 
 
-def group_by_image(records: Iterable[Record], source: Source) -> list[Group]:
-    """The records of each image together, in the order in which the images first appear."""
-    grouped: dict[str, list[Record]] = {}
-    for record in records:
-        grouped.setdefault(record.image.key, []).append(record)
-    return [Group(rs[0].image, tuple(rs), source) for rs in grouped.values()]
-
-
-def examples(group: Group, tokenizer: Tokenizer, generator: random.Random) -> list[Example]:
-    """The rows of one image for one epoch: every caption, or every question with one of its answers.
+def examples(
+    group: Group, tokenizer: Tokenizer, generator: random.Random | None = None
+) -> list[Example]:
+    """The rows of one image: every caption, and every question with one of its answers.
 
     Where annotators disagree, a question's answer is drawn from theirs, so over the epochs the target is their
-    distribution.
+    distribution; without a `generator` it is the most frequent one.
     """
     rows = []
     for record in group.records:
         if record.question is None:
             for text in record.texts:
                 ids = tokenizer.encode(clean_text(text))
-                rows.append(Example(tuple(tokenizer.caption_prompt()), (*ids, tokenizer.end)))
+                prompt = tuple(tokenizer.caption_prompt())
+                rows.append(Example(prompt, (*ids, tokenizer.end), record.weight))
         else:
-            answer = clean_text(generator.choice(record.texts))
-            prompt = tokenizer.question_prompt(clean_text(record.question))
-            rows.append(Example(tuple(prompt), (*tokenizer.encode(answer), tokenizer.end)))
+            answer = generator.choice(record.texts) if generator else mode(record.texts)
+            prompt = tuple(tokenizer.question_prompt(clean_text(record.question)))
+            ids = tokenizer.encode(clean_text(answer))
+            rows.append(Example(prompt, (*ids, tokenizer.end), record.weight))
     return rows
 
 
-def images_an_epoch(source: Source, images: int) -> int:
-    """How many of a source's images an epoch draws: its share, but at least one."""
-    return max(1, round(source.share * images))
+def mode(texts: Sequence[str]) -> str:
+    """The most frequent text, the first of several."""
+    return max(texts, key=list(texts).count)
 
 
-def epoch_batches(
-    groups: Sequence[Group],
-    tokenizer: Tokenizer,
-    batch_images: int,
+def make_batch(
+    keys: Sequence[str],
+    images: Sequence[Tensor],
+    rows: Sequence[Sequence[Example]],
+    inputs: Inputs,
+    pad: int,
     max_length: int,
-    seed: int,
-    epoch: int,
-) -> Iterator[Batch]:
-    """The batches of one epoch, a pure function of the seed and the epoch."""
-    generator = random.Random(f"{seed}/{epoch}")
-    order: list[Group] = []
-    for source in dict.fromkeys(group.source for group in groups):
-        own = [group for group in groups if group.source == source]
-        order += generator.sample(own, images_an_epoch(source, len(own)))
-    generator.shuffle(order)
-    pending: list[tuple[str, bool, list[Example]]] = []
-    for group in order:
-        mirror = group.source.mirror and generator.random() < 0.5 and not group.names_a_side
-        pending.append((group.image.key, mirror, examples(group, tokenizer, generator)))
-        if len(pending) == batch_images:
-            yield collate(pending, tokenizer.pad, max_length)
-            pending = []
-    if pending:
-        yield collate(pending, tokenizer.pad, max_length)
-
-
-def collate(
-    images: Sequence[tuple[str, bool, list[Example]]], pad: int, max_length: int, chunks: int = 4
 ) -> Batch:
-    """Images and their rows as tensors; sorting rows by length into chunks spares most of the padding."""
-    rows = [(example, i) for i, (_, _, examples) in enumerate(images) for example in examples]
-    rows.sort(key=lambda row: len(row[0].prompt) + len(row[0].text))
-    size = -(-len(rows) // chunks)
-    return Batch(
-        tuple(key for key, _, _ in images),
-        tuple(mirrored for _, mirrored, _ in images),
-        tuple(
-            _rows(rows[start : start + size], pad, max_length)
-            for start in range(0, len(rows), size)
-        ),
-    )
+    """A batch of what `inputs` loaded and each image's rows; without any image it is one blank image."""
+    stacked = torch.stack(list(images) or [inputs.blank])
+    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad, max_length))
 
 
-def _rows(rows: Sequence[tuple[Example, int]], pad: int, max_length: int) -> Rows:
+def collate(rows: Sequence[Sequence[Example]], pad: int, max_length: int) -> tuple[Rows, ...]:
+    """The rows of each image as padded chunks; what is longer than `max_length` is cut.
+
+    Without any row there is one of nothing but padding, so that every process of a run has its part in a step.
+    """
+    flat = [(example, image) for image, examples in enumerate(rows) for example in examples]
+    if not flat:
+        flat = [(Example((pad, pad), ()), 0)]
+    flat.sort(key=lambda row: len(row[0].prompt) + len(row[0].text))
+    size = -(-len(flat) // CHUNKS)
+    starts = range(0, len(flat), size)
+    return tuple(_chunk(flat[start : start + size], pad, max_length) for start in starts)
+
+
+def _chunk(rows: Sequence[tuple[Example, int]], pad: int, max_length: int) -> Rows:
     length = min(max(len(e.prompt) + len(e.text) for e, _ in rows) - 1, max_length)
     ids = torch.full((len(rows), length), pad)
     targets = torch.full((len(rows), length), IGNORE_INDEX)
@@ -150,4 +136,5 @@ def _rows(rows: Sequence[tuple[Example, int]], pad: int, max_length: int) -> Row
         outputs[: len(example.prompt) - 1] = IGNORE_INDEX  # the question is given, not learnt
         ids[row, : len(inputs)] = inputs
         targets[row, : len(inputs)] = outputs[:length]
-    return Rows(ids, targets, torch.tensor([image for _, image in rows]))
+    weights = torch.tensor([example.weight for example, _ in rows])
+    return Rows(ids, targets, weights, torch.tensor([image for _, image in rows]))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import ImageOps
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.data.records import DataError, ImageRef
 from vlm.images import ImageError, Preprocess, load_image
 from vlm.vision import VisionEncoder, folded
+
+# An interrupted build loses what it has encoded since the last shard of this many images.
+SHARD = 512
 
 
 def fingerprint(encoder: VisionEncoder) -> str:
@@ -28,139 +31,166 @@ def fingerprint(encoder: VisionEncoder) -> str:
     return digest.hexdigest()[:16]
 
 
-class _Pixels(Dataset):
-    def __init__(
-        self, keys: Sequence[tuple[str, bool]], images: dict[str, ImageRef], preprocess: Preprocess
-    ):
-        self.keys, self.images, self.preprocess = keys, images, preprocess
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> Tensor | None:
-        key, flipped = self.keys[index]
-        try:
-            image = load_image(self.images[key].read())
-        except (ImageError, DataError):
-            return None
-        return self.preprocess(ImageOps.mirror(image) if flipped else image)[0]
-
-
-def _collate(rows: list[Tensor | None]) -> tuple[Tensor, list[bool]]:
-    good = [row for row in rows if row is not None]
-    return (torch.stack(good) if good else torch.empty(0)), [row is not None for row in rows]
-
-
 class FeatureCache:
-    """Patches by image key: `cache[key]` is `(N, D)` float16; a mirrored image has a row of its own.
+    """Patches by image key; a mirrored image has a row of its own.
 
-    The folder holds `features.npy` and `index.json`; it belongs to one encoder (see `fingerprint`), and opening
-    it with another raises ValueError. An image that cannot be read has no row and is named in `unreadable`.
+    The folder holds `meta.json` and shards, each `N.npy` `(images, N, D)` in float16 with the names of its rows
+    in `N.json`. It belongs to one encoder (see `fingerprint`); opening it with another raises DataError. An image
+    that cannot be read has no row; `unreadable` maps its key to the reason.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        index = json.loads((self.folder / "index.json").read_text())
-        self.grid: tuple[int, int] = tuple(index["grid"])
-        self.fingerprint: str = index["fingerprint"]
-        self.unreadable: list[str] = index["unreadable"]
-        self._rows: dict[str, int] = index["rows"]
-        self._features = np.load(self.folder / "features.npy", mmap_mode="r")
+        meta = json.loads((self.folder / "meta.json").read_text())
+        self.grid: tuple[int, int] = tuple(meta["grid"])
+        self.shape: tuple[int, int] = tuple(meta["shape"])  # (N, D)
+        self.unreadable: dict[str, str] = {}
+        self._rows: dict[str, tuple[np.ndarray, int]] = {}
+        self._stamps: dict[str, str] = {}
+        for index in sorted(self.folder.glob("[0-9]*.json")):
+            entries = json.loads(index.read_text())
+            shard = np.load(index.with_suffix(".npy"), mmap_mode="r") if entries["rows"] else None
+            for row, (name, stamp) in enumerate(entries["rows"]):
+                assert shard is not None
+                self._rows[name] = (shard, row)
+                self._stamps[name] = stamp
+                self.unreadable.pop(name, None)
+            self.unreadable |= entries["unreadable"]
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
+
+    def has(self, image: ImageRef, flipped: bool) -> bool:
+        """Whether the image is encoded as its file is now."""
+        return self._stamps.get(_name(image.key, flipped)) == _stamp(image)
 
     def get(self, keys: Sequence[str], flipped: Sequence[bool] | None = None) -> Tensor:
         """Patches `(B, N, D)` in float16; `flipped[i]` asks for the mirrored image."""
         flipped = flipped or [False] * len(keys)
         rows = [self._rows[_name(key, flip)] for key, flip in zip(keys, flipped, strict=True)]
-        return torch.from_numpy(self._features[rows])
+        return torch.from_numpy(np.stack([shard[row] for shard, row in rows]))
 
-    @classmethod
-    def build(
-        cls,
-        folder: str | Path,
-        encoder: VisionEncoder,
-        images: Iterable[ImageRef],
-        mirrored: Iterable[ImageRef] = (),
-        batch_size: int = 4,
-        workers: int = 1,
-    ) -> FeatureCache:
-        """Encode what the folder does not hold yet, and open it.
 
-        `images` are encoded as they are, `mirrored` also left-right reversed.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        mark = fingerprint(encoder)
-        refs = {image.key: image for image in images}
-        flips = {image.key: image for image in mirrored}
-        wanted = [(key, False) for key in refs] + [(key, True) for key in flips]
-        refs |= flips
+def build_features(
+    folder: str | Path,
+    encoder: VisionEncoder,
+    images: Iterable[ImageRef],
+    mirrored: Iterable[ImageRef] = (),
+    batch_size: int = 4,
+    workers: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Encode what a cache does not hold yet; with several processes each does its part.
 
-        index_path = folder / "index.json"
-        index = {"fingerprint": mark, "grid": None, "rows": {}, "unreadable": []}
-        if index_path.exists():
-            index = json.loads(index_path.read_text())
-            if index["fingerprint"] != mark:
-                raise ValueError(
-                    f"{folder} holds features of another encoder or image size; choose another folder or delete it"
+    `images` are encoded as they are, `mirrored` also left-right reversed. What an interrupted call has finished
+    is not done again. Raises DataError when the folder belongs to another encoder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_meta(folder, encoder)
+    wanted = {_name(image.key, False): (image, False) for image in images}
+    wanted |= {_name(image.key, True): (image, True) for image in mirrored}
+    cache = FeatureCache(folder)
+    todo = [pair for pair in wanted.values() if not cache.has(*pair)]
+    first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
+    encoder = folded(encoder)
+    shards = range(0, len(todo), SHARD)
+    for number, start in list(enumerate(shards, first))[rank::world]:
+        part = todo[start : start + SHARD]
+        say(f"encoding images {start + 1:,} to {start + len(part):,} of {len(todo):,}")
+        _write_shard(folder / f"{number:06d}.npy", part, encoder, batch_size, workers)
+
+
+def _write_meta(folder: Path, encoder: VisionEncoder) -> None:
+    path = folder / "meta.json"
+    mark = fingerprint(encoder)
+    if not path.exists():
+        with torch.inference_mode():
+            pixels = torch.zeros(1, 3, *encoder.config.preprocess.size)
+            patches, grid = encoder.eval()(pixels)
+        meta = {"fingerprint": mark, "grid": list(grid), "shape": list(patches.shape[1:])}
+        _replace(path, json.dumps(meta).encode())
+    elif json.loads(path.read_text())["fingerprint"] != mark:
+        raise DataError(
+            f"{folder} holds the features of another encoder or image size; name another folder or delete it."
+        )
+
+
+def _write_shard(
+    path: Path,
+    images: Sequence[tuple[ImageRef, bool]],
+    encoder: VisionEncoder,
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Encode the images; the shard exists once its `.json` does, which is written last."""
+    pixels = _Pixels(images, encoder.config.preprocess)
+    loader = DataLoader(pixels, batch_size, num_workers=workers, collate_fn=list)
+    encoded: list[np.ndarray] = []
+    rows: list[tuple[str, str]] = []
+    unreadable: dict[str, str] = {}
+    pending = iter(images)
+    for loaded in loader:
+        for one, (image, flipped) in zip(loaded, pending):
+            if isinstance(one, Tensor):
+                rows.append((_name(image.key, flipped), _stamp(image)))
+            else:
+                unreadable[_name(image.key, flipped)] = one
+        good = [one for one in loaded if isinstance(one, Tensor)]
+        if good:
+            with torch.inference_mode():
+                stacked = torch.stack(good).to(memory_format=torch.channels_last)
+                patches = encoder(stacked)[0].half()
+            if not torch.isfinite(patches).all():
+                raise DataError(
+                    f"{encoder.config.name} gives values that half precision cannot hold; train it unfrozen "
+                    "or with augment.crop, which needs no cache."
                 )
-        known = set(index["rows"]) | set(index["unreadable"])
-        todo = [pair for pair in wanted if _name(*pair) not in known]
-        if todo:
-            _extend(folder, index, todo, refs, encoder, batch_size, workers)
-            temporary = index_path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(index))
-            temporary.replace(index_path)
-        return cls(folder)
+            encoded.append(patches.numpy())
+    if encoded:
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, np.concatenate(encoded))
+        temporary.replace(path)
+    index = {"rows": rows, "unreadable": unreadable}
+    _replace(path.with_suffix(".json"), json.dumps(index).encode())
+
+
+class _Pixels(Dataset):
+    """Pixels `(3, H, W)` of each image, or the reason why there are none."""
+
+    def __init__(self, images: Sequence[tuple[ImageRef, bool]], preprocess: Preprocess):
+        self.images, self.preprocess = images, preprocess
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        ref, flipped = self.images[index]
+        try:
+            image = load_image(ref.read())
+        except (ImageError, DataError) as error:
+            return str(error)
+        return self.preprocess(ImageOps.mirror(image) if flipped else image)[0]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def _name(key: str, flipped: bool) -> str:
     return f"{key}|mirrored" if flipped else key
 
 
-def _extend(
-    folder: Path,
-    index: dict,
-    todo: list[tuple[str, bool]],
-    refs: dict[str, ImageRef],
-    encoder: VisionEncoder,
-    batch_size: int,
-    workers: int,
-) -> None:
-    loader = DataLoader(
-        _Pixels(todo, refs, encoder.config.preprocess),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-    )
-    encoder = folded(encoder)
-    path = folder / "features.npy"
-    old = np.load(path, mmap_mode="r") if path.exists() else None
-    start = 0 if old is None else len(old)
-    new = None
-    row, position = start, 0
-    for pixels, good in track(loader, description="encoding images"):
-        names = [_name(*pair) for pair in todo[position : position + len(good)]]
-        position += len(good)
-        index["unreadable"] += [name for name, ok in zip(names, good, strict=True) if not ok]
-        if not any(good):
-            continue
-        with torch.inference_mode():
-            patches, grid = encoder(pixels.to(memory_format=torch.channels_last))
-        if new is None:
-            index["grid"] = list(grid)
-            shape = (start + len(todo), *patches.shape[1:])
-            new = np.lib.format.open_memmap(
-                path.with_suffix(".tmp.npy"), mode="w+", dtype=np.float16, shape=shape
-            )
-            if old is not None:
-                new[:start] = old
-        new[row : row + len(patches)] = patches.half().numpy()
-        for name in (name for name, ok in zip(names, good, strict=True) if ok):
-            index["rows"][name] = row
-            row += 1
-    if new is not None:
-        new.flush()
-        path.with_suffix(".tmp.npy").replace(path)
+def _stamp(image: ImageRef) -> str:
+    """Changes when the image's file does; its patches are then out of date."""
+    if image.data is not None:
+        return ""
+    try:
+        stat = os.stat(image.path)
+    except OSError:
+        return "missing"
+    return f"{stat.st_size}/{stat.st_mtime_ns}"

@@ -1,221 +1,303 @@
-"""The training loop: batches in, a trained model out, resumable at any step."""
+"""The training loop: steps in, a trained model out; it can be killed at any moment and goes on exactly."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.data import DataLoader
 
-from training.examples import Batch, Group, epoch_batches, images_an_epoch
-from training.features import FeatureCache
+from training.checkpoints import RunFolder, TrainingError
+from training.data.report import Broken
+from training.examples import Batch
+from training.inputs import Inputs
+from training.monitor import Monitor
+from training.objectives import Likelihood, SelfCritic
+from training.optimisers import freeze, make_optimiser, make_schedule
 from training.recipe import Recipe
-from vlm.memory import Memory
-from vlm.model import IGNORE_INDEX, VisionLanguageModel
+from training.samples import answers
+from training.sources import Data
+from training.steps import EpochSteps, steps_of_epochs
+from training.validation import Dev, caption_references, score
+from vlm.captioner import Captioner
+from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 
-CHECKPOINT_EVERY = 200  # steps
+SAMPLES = 6  # dev images whose word maps TensorBoard shows
+MAX_SKIPPED = 20  # bad steps in a row after which skipping is hopeless
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    epoch: int = 0
+    done: int = 0  # steps of this epoch
+    best: float = -math.inf  # the validation metric, negated where lower is better
+    since_best: int = 0  # validations
+    mean_loss: float = math.nan  # running mean, and its lowest so far, to know a bad loss by
+    lowest_loss: float = math.inf
+    skipped: int = 0
+    skipped_running: int = 0
 
 
 @dataclass
 class Run:
-    """Everything that a run changes as it goes; what a checkpoint holds."""
+    """Everything that changes as a run goes on, which is what a checkpoint holds; frozen parts are not in it."""
 
     model: VisionLanguageModel
     averaged: ModelEmaV3
-    optimiser: torch.optim.Optimizer
-    step: int = 0
-    best_dev_loss: float = math.inf
+    optimiser: Any  # as accelerate wraps it
+    accelerator: Accelerator
+    trained: list[str]
+    progress: Progress = field(default_factory=Progress)
 
     def state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
         return {
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.module.state_dict(),
+            "progress": asdict(self.progress),
+            "model": {name: getattr(self.model, name).state_dict() for name in self.trained},
+            "averaged": {
+                name: getattr(self.averaged.module, name).state_dict() for name in self.trained
+            },
             "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "best_dev_loss": self.best_dev_loss,
-            "random": torch.get_rng_state(),
+            "scaler": None if scaler is None else scaler.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.averaged.module.load_state_dict(state["averaged"])
+        self.progress = Progress(**state["progress"])
+        for name in self.trained:
+            getattr(self.model, name).load_state_dict(state["model"][name])
+            getattr(self.averaged.module, name).load_state_dict(state["averaged"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
-        self.best_dev_loss = state["best_dev_loss"]
-        torch.set_rng_state(state["random"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def save_atomically(value: Any, path: Path) -> None:
-    """Write a torch file so that a crash leaves the old one or the new one, never half of one."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW over what is trained; vectors and embeddings are not decayed."""
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for n, p in trained if p.ndim >= 2 and "embedding" not in n]
-    others = [p for n, p in trained if not (p.ndim >= 2 and "embedding" not in n)]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.optimiser.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=recipe.optimiser.learning_rate,
-        betas=(0.9, 0.98),
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """One process, or those that `accelerate launch` or `torchrun` has started."""
+    # Some encoders have parameters that patches do not depend on, such as a pooling head.
+    unused = recipe.optimiser.learning_rate.vision > 0
+    devices = (torch.cuda, torch.xpu, torch.backends.mps)
+    return Accelerator(
+        cpu=not any(
+            device.is_available() for device in devices
+        ),  # else processes on CPUs never meet
+        mixed_precision=recipe.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
     )
-
-
-def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    warmup = min(recipe.optimiser.warmup_steps, max(1, total_steps // 4))
-    peak = recipe.optimiser.learning_rate
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
-
-
-def batch_memory(
-    model: VisionLanguageModel, batch: Batch, features: FeatureCache, blind: bool
-) -> Memory:
-    """The memory of a batch's images from the feature cache; zeros in place of patches when `blind`."""
-    patches = features.get(batch.keys, batch.mirrored).to(model.device).float()
-    return model.remember(torch.zeros_like(patches) if blind else patches, features.grid)
-
-
-def batch_loss(
-    model: VisionLanguageModel, batch: Batch, memory: Memory, label_smoothing: float
-) -> torch.Tensor:
-    """Mean cross-entropy a target token; the images' keys and values are projected once for all rows."""
-    projected = model.decoder.project(memory)
-    tokens = sum(int((rows.targets != IGNORE_INDEX).sum()) for rows in batch.chunks)
-    total = torch.zeros((), device=model.device)
-    for rows in batch.chunks:
-        total = total + model.loss(
-            projected.select(rows.image.to(model.device)),
-            rows.ids.to(model.device),
-            rows.targets.to(model.device),
-            label_smoothing,
-        )
-    return total / tokens
-
-
-@torch.inference_mode()
-def dev_loss(
-    model: VisionLanguageModel, batches: list[Batch], features: FeatureCache, blind: bool
-) -> float:
-    """Mean cross-entropy in nats over some batches, without smoothing or dropout."""
-    model.eval()
-    losses = [
-        batch_loss(model, batch, batch_memory(model, batch, features, blind), 0.0).item()
-        for batch in batches
-    ]
-    model.train()
-    return sum(losses) / len(losses)
 
 
 def train(
     model: VisionLanguageModel,
     tokenizer: Tokenizer,
-    groups: list[Group],
-    dev_groups: list[Group],
-    features: FeatureCache,
+    data: Data,
+    inputs: Inputs,
     recipe: Recipe,
-    folder: Path,
-) -> VisionLanguageModel:
-    """Train until the recipe's last epoch and return the averaged model with the lowest dev loss.
+    folder: RunFolder,
+    accelerator: Accelerator,
+    workers: int = 0,
+) -> None:
+    """Train to the recipe's last epoch, or until the metric has stopped improving; the best weights are in
+    `folder.model`.
 
-    `folder` gets `checkpoint.pt` (resume), `best.pt` (the weights to keep) and TensorBoard events; when it already
-    holds a checkpoint, the run goes on from there.
+    A run whose folder holds a state goes on from there and gives what it would have given without the
+    interruption. Raises TrainingError for a bad loss, unless the recipe skips such steps.
     """
-    torch.manual_seed(recipe.seed)
-    model.vision.requires_grad_(False)
-    model.train()
-    run = Run(model, ModelEmaV3(model, decay=recipe.optimiser.ema), make_optimiser(model, recipe))
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        run.load(torch.load(checkpoint, weights_only=True))
+    model.to(accelerator.device)
+    trained = freeze(model, recipe.optimiser)
+    if recipe.gradient_checkpointing and "vision" in trained:
+        model.vision.trunk.set_grad_checkpointing()
+    averaged = ModelEmaV3(model, decay=recipe.optimiser.ema, use_warmup=True)
+    steps_of = steps_of_epochs(data.train, recipe)
+    optimiser = make_optimiser(model, recipe.optimiser)
+    schedule = make_schedule(optimiser, recipe.optimiser, sum(steps_of))
+    objective = Likelihood(model, recipe.label_smoothing, recipe.gradient_checkpointing)
+    objective, optimiser = accelerator.prepare(objective, optimiser)
+    critic = make_critic(recipe, tokenizer, data)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    max_length = model.config.decoder.max_length
+    dev = Dev(data.all_dev, inputs, tokenizer, max_length, recipe.batch_images, workers)
 
-    max_length = recipe.decoder.max_length
-    dev = list(epoch_batches(dev_groups, tokenizer, recipe.batch_images, max_length, 0, 0))
-    seen = Counter(group.source for group in groups)
-    images = sum(images_an_epoch(source, count) for source, count in seen.items())
-    steps_per_epoch = -(-images // recipe.batch_images)
-    total_steps = steps_per_epoch * recipe.epochs
-    writer = SummaryWriter(str(folder))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.0f} images/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task(
-            "", total=total_steps, completed=run.step, epoch=0, loss=math.nan, speed=0.0
-        )
-        while run.step < total_steps:
-            epoch, done = divmod(run.step, steps_per_epoch)
-            batches = epoch_batches(
-                groups, tokenizer, recipe.batch_images, max_length, recipe.seed + 1, epoch
+    run = Run(model, averaged, optimiser, accelerator, trained)
+    if (state := folder.load()) is not None:
+        run.load(state)
+    progress = run.progress
+    with Monitor(folder.path, progress.step, sum(steps_of), accelerator.is_main_process) as monitor:
+        while progress.epoch < recipe.epochs and not stopped_early(progress, recipe):
+            steps = EpochSteps(
+                data.train, inputs, tokenizer, max_length, recipe, progress.epoch, rank, world
             )
-            for index, batch in enumerate(batches):
-                if index < done:
-                    continue
-                start = time.perf_counter()
-                for group in run.optimiser.param_groups:
-                    group["lr"] = learning_rate(recipe, run.step, total_steps)
-                memory = batch_memory(model, batch, features, recipe.blind)
-                loss = batch_loss(model, batch, memory, recipe.optimiser.label_smoothing)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} at step {run.step}; images: {', '.join(batch.keys)}"
-                    )
-                run.optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(trained, recipe.optimiser.clip_norm)
-                run.optimiser.step()
-                run.averaged.update(model)
-                run.step += 1
-                speed = len(batch.keys) / (time.perf_counter() - start)
-                progress.update(
-                    task, completed=run.step, epoch=epoch, loss=loss.item(), speed=speed
-                )
-                if run.step % 20 == 0:
-                    writer.add_scalar("train/loss", loss.item(), run.step)
-                    writer.add_scalar("train/images_per_second", speed, run.step)
-                if run.step % CHECKPOINT_EVERY == 0:
-                    save_atomically(run.state(), checkpoint)
-            score = dev_loss(run.averaged.module, dev, features, recipe.blind)
-            writer.add_scalar("dev/loss", score, run.step)
-            progress.console.print(f"epoch {epoch}: dev loss {score:.4f}")
-            if score < run.best_dev_loss:
-                run.best_dev_loss = score
-                save_atomically(run.averaged.module.state_dict(), folder / "best.pt")
-            save_atomically(run.state(), checkpoint)
-    writer.close()
-    model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    return model.eval()
+            left = range(progress.done, len(steps))
+            clock = time.perf_counter()
+            for part in DataLoader(steps, batch_size=None, sampler=left, num_workers=workers):
+                waited = time.perf_counter() - clock
+                # What dropout and sampling draw is a function of the step, so no generator's state need be kept.
+                seed = (recipe.seed * 1_000_003 + progress.step) * world + rank
+                torch.manual_seed(seed)
+                batches = [batch.to(accelerator.device) for batch in part.batches]
+                figures = {}
+                if critic is not None:
+                    batches, figures["reward"] = critic(model.eval(), batches, seed)
+                model.train()
+                model.vision.eval()  # batch norms keep their pretrained statistics
+                schedule.step_update(progress.step + 1)
+                optimiser.zero_grad()
+                loss = backward(objective, batches, accelerator)
+                norm = clip(model, recipe.optimiser.clip_norm, accelerator)
+                problem = what_is_bad(loss, norm, recipe, progress)
+                if problem is None:
+                    optimiser.step()
+                    averaged.update(model, progress.step + 1)
+                else:
+                    keys = gather_object([key for batch in batches for key in batch.keys])
+                    refuse_step(problem, keys, recipe, run, monitor)
+                note_broken(part.broken, data, monitor)
+                progress.step, progress.done = progress.step + 1, progress.done + 1
+                seconds, clock = time.perf_counter() - clock, time.perf_counter()
+                figures |= {
+                    "step": progress.step,
+                    "epoch": progress.epoch,
+                    "loss": loss,
+                    "gradient_norm": norm,
+                    "learning_rate": max(group["lr"] for group in optimiser.param_groups),
+                    "images_per_second": sum(len(b.keys) for b in batches) * world / seconds,
+                    "seconds": seconds,
+                    "waited_for_data": waited,
+                }
+                monitor.step(figures)
+                if progress.step % recipe.checkpoints.every == 0 and progress.done < len(steps):
+                    save(run, folder, recipe)
+            agree_on_broken(data, monitor)
+            progress.epoch, progress.done = progress.epoch + 1, 0
+            if progress.epoch % recipe.validation.every == 0 or progress.epoch == recipe.epochs:
+                validate(run, tokenizer, dev, recipe, folder, monitor)
+            save(run, folder, recipe)
+
+
+def note_broken(broken: Iterable[tuple[int, Broken]], data: Data, monitor: Monitor) -> None:
+    """Name each image that could not be read, once. Raises DataError when a source has too many."""
+    for source, image in broken:
+        report = data.reports[source]
+        if image not in report.broken:
+            monitor.say(f"left out: {image.where}: {image.reason}")
+            report.skip(image)
+
+
+def agree_on_broken(data: Data, monitor: Monitor) -> None:
+    """Tell every process what the others could not read, so that they judge its share alike."""
+    own = [(source, image) for source, r in enumerate(data.reports) for image in r.broken]
+    note_broken(gather_object(own), data, monitor)
+    for report in data.reports:
+        report.check()
+
+
+def make_critic(recipe: Recipe, tokenizer: Tokenizer, data: Data) -> SelfCritic | None:
+    """What turns captions into rewarded samples, where the recipe's objective is self-critical."""
+    if recipe.objective != "scst":
+        return None
+    references = {group.image.key: caption_references(group) for group in data.all_train}
+    return SelfCritic(
+        tokenizer, {k: texts for k, texts in references.items() if texts}, recipe.scst
+    )
+
+
+def backward(objective: nn.Module, batches: list[Batch], accelerator: Accelerator) -> float:
+    """Gradients of a step's loss, and the loss: a mean over the target tokens of all batches of all processes."""
+    targets = torch.tensor(sum(batch.targets for batch in batches), device=accelerator.device)
+    targets = accelerator.reduce(targets).clamp(min=1)
+    total = torch.zeros((), device=accelerator.device)
+    for number, batch in enumerate(batches, 1):
+        last = number == len(batches)
+        with nullcontext() if last else accelerator.no_sync(objective):
+            loss = objective(batch) / targets
+            accelerator.backward(
+                loss * accelerator.num_processes
+            )  # DDP takes the mean of gradients
+            total += loss.detach()
+    return float(accelerator.reduce(total))
+
+
+def clip(model: nn.Module, largest: float, accelerator: Accelerator) -> float:
+    """Scale the gradients down to a norm of `largest`, and return the norm they had."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return float(accelerator.clip_grad_norm_(parameters, largest))
+
+
+def what_is_bad(loss: float, norm: float, recipe: Recipe, progress: Progress) -> str | None:
+    """Why a step must not be taken, or None. The loss joins the running mean if all is well."""
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    if not math.isfinite(norm) and recipe.precision != "fp16":  # fp16's scaler looks for itself
+        return f"the gradients' norm is {norm}"
+    rise = recipe.bad_loss.rise
+    if recipe.objective == "cross_entropy" and loss > progress.lowest_loss + rise:
+        return (
+            f"the loss is {loss:.3f}, more than {rise} above the {progress.lowest_loss:.3f} it was"
+        )
+    first = math.isnan(progress.mean_loss)
+    progress.mean_loss = loss if first else 0.99 * progress.mean_loss + 0.01 * loss
+    progress.lowest_loss = min(progress.lowest_loss, progress.mean_loss)
+    progress.skipped_running = 0
+    return None
+
+
+def refuse_step(problem: str, keys: list[str], recipe: Recipe, run: Run, monitor: Monitor) -> None:
+    """Skip a bad step and count it, or stop the run, naming the images either way."""
+    progress = run.progress
+    named = f"{problem} at step {progress.step + 1}; its images are {', '.join(keys)}"
+    progress.skipped += 1
+    progress.skipped_running += 1
+    if recipe.bad_loss.action == "stop" or progress.skipped_running > MAX_SKIPPED:
+        raise TrainingError(
+            f"{named}. Look at them; a lower learning rate or a longer warm-up often helps, and "
+            "bad_loss.action=skip leaves single steps out"
+        )
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.update()  # it must know that this step's gradients are done with
+    monitor.say(f"skipped, {progress.skipped} so far: {named}")
+
+
+def stopped_early(progress: Progress, recipe: Recipe) -> bool:
+    return 0 < recipe.validation.patience <= progress.since_best
+
+
+def validate(
+    run: Run, tokenizer: Tokenizer, dev: Dev, recipe: Recipe, folder: RunFolder, monitor: Monitor
+) -> None:
+    """Score the averaged weights on dev, and keep them if they are the best so far."""
+    model, options, progress = run.averaged.module, recipe.validation, run.progress
+    scores: dict[str, float] = {}
+    if dev.groups:
+        scores["loss"] = dev.loss(model, run.accelerator)
+        scores |= score(dev.predict(model, run.accelerator, options.images))
+    if options.metric == "last":
+        better = True
+    else:
+        value = scores[options.metric] * (-1 if options.metric == "loss" else 1)
+        better = value > progress.best
+        progress.best = max(progress.best, value)
+        progress.since_best = 0 if better else progress.since_best + 1
+    if run.accelerator.is_main_process:
+        if better:
+            folder.publish(model, tokenizer)
+        if not recipe.blind:
+            shown = answers(Captioner(model, tokenizer), dev.groups[:SAMPLES])
+            monitor.samples(progress.step, [answer.overlay() for _, answer in shown])
+    monitor.validation(progress.step, progress.epoch, scores, better)
+
+
+def save(run: Run, folder: RunFolder, recipe: Recipe) -> None:
+    """Write the state, from the main process alone."""
+    if run.accelerator.is_main_process:
+        folder.save(run.progress.step, run.state(), recipe.checkpoints.keep)

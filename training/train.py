@@ -2,107 +2,149 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
-from rich import print
+from accelerate import Accelerator
 
-from training.data.readers import read
-from training.data.records import DataError, Record
-from training.encoders import load_package_weights
-from training.examples import Group, clean_text, group_by_image
-from training.features import FeatureCache, fingerprint
-from training.loop import train
-from training.recipe import Recipe, RecipeError, Source, load_recipe
-from vlm.config import DecoderConfig, ModelConfig, VisionConfig
+import vlm
+from training.checkpoints import RunFolder, TrainingError
+from training.data.records import DataError
+from training.estimate import print_estimate
+from training.features import FeatureCache, build_features, fingerprint
+from training.inputs import CachedPatches, Inputs, NoImage, Pixels
+from training.loop import make_accelerator, train
+from training.models import start_model
+from training.monitor import log
+from training.recipe import Recipe, RecipeError, load_recipe
+from training.report import write_report
+from training.sources import Data, drop_unreadable, read_data, texts_of
 from vlm.model import VisionLanguageModel
-from vlm.tokenizer import Tokenizer
-from vlm.vision import VisionEncoder, default_preprocess
+from vlm.weights.store import CheckpointError
+
+# What the user can mend; anything else is ours and keeps its traceback.
+USER_ERRORS = (RecipeError, DataError, TrainingError, CheckpointError)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def read_source(source: Source, data: Path, split: str) -> list[Record]:
-    """The records of one split of a recipe's source."""
-    return list(read(source.path.format(data=data), source.format, split))
-
-
-def make_encoder(recipe: Recipe) -> VisionEncoder:
-    """The recipe's encoder with its pretrained weights."""
-    config = VisionConfig(
-        recipe.vision.name, default_preprocess(recipe.vision.name, recipe.vision.size)
-    )
-    encoder = VisionEncoder(config, pretrained=recipe.vision.weights == "timm")
-    if recipe.vision.weights not in ("timm", "random"):
-        load_package_weights(encoder, recipe.vision.weights)
-    return encoder.eval()
-
-
-def training_texts(groups: list[Group]) -> list[str]:
-    """What the vocabulary is learnt from: the texts of the training split and nothing else."""
-    records = [record for group in groups for record in group.records]
-    return [clean_text(text) for r in records for text in (r.question or "", *r.texts) if text]
-
-
+@app.command()
 def main(
-    recipe_path: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
-    data: Annotated[Path, typer.Option(help="folder that holds the datasets")] = Path("data"),
-    out: Annotated[Path, typer.Option(help="folder of this run; resumed if it exists")] = Path(
-        "runs/small"
+    recipe_path: Annotated[
+        Path, typer.Argument(metavar="RECIPE.yaml", help="see training/recipes")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="e.g. epochs=3")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="what {data} in the recipe's paths stands for")] = Path(
+        "data"
     ),
-    cache: Annotated[Path, typer.Option(help="folder of the encoder's features")] = Path("cache"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder of this run, resumed if it exists  [default: runs/RECIPE]"),
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="folder of frozen encoders' patches")] = Path("cache"),
+    workers: Annotated[
+        int | None, typer.Option(help="processes that decode images  [default: by the machine]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the recipe, sizes and estimates, and stop")
+    ] = False,
 ) -> None:
-    """Train a captioning and question answering model."""
+    """Train or fine-tune a captioning and question answering model.
+
+    The same command goes on with a run that was interrupted. With several processes:
+    `torchrun --nproc-per-node 4 -m training.train ...` or `accelerate launch -m training.train ...`.
+    """
+    folder = out or Path("runs") / recipe_path.stem
     try:
-        run(load_recipe(recipe_path, overrides or []), data, out, cache)
-    except (RecipeError, DataError) as error:
-        print(f"[red]error:[/red] {error}")
+        recipe = load_recipe(recipe_path, overrides or [])
+        if dry_run:
+            print_estimate(recipe, data)
+        else:
+            run(recipe, data, folder, cache, workers)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
-def run(recipe: Recipe, data: Path, out: Path, cache: Path) -> None:
-    from vlm.weights.store import save_checkpoint
+def run(recipe: Recipe, data_folder: Path, out: Path, cache: Path, workers: int | None) -> None:
+    """Train the recipe in the folder `out`, and write its report, also when training fails."""
+    accelerator = make_accelerator(recipe)
+    main_process = accelerator.is_main_process
+    folder = RunFolder(out)
+    data = read_data(recipe, data_folder)
+    if main_process:
+        folder.claim(recipe)
+        folder.hold("data", data.fingerprint())
+    accelerator.wait_for_everyone()
+    try:
+        with accelerator.main_process_first():  # which learns the tokeniser
+            texts = texts_of(data.all_train)
+            model, tokenizer = start_model(recipe, texts, folder.model / "tokenizer.json")
+        if main_process:
+            folder.hold("encoder", fingerprint(model.vision))
+            log(out, describe(model, data, accelerator))
+        inputs = make_inputs(recipe, model, data, cache, accelerator)
+        if workers is None:
+            workers = 0 if inputs.grid else min(8, os.cpu_count() or 1)
+        train(model, tokenizer, data, inputs, recipe, folder, accelerator, workers)
+    except Exception as error:
+        if main_process:
+            known = isinstance(error, USER_ERRORS)
+            log(out, f"failed: {error if known else traceback.format_exc()}")
+            write_report(out)
+        raise
+    accelerator.end_training()
+    if main_process:
+        write_report(out, data.all_dev)
+        print(f"the model is in {folder.model}, the report in {out / 'report.html'}")
 
-    out.mkdir(parents=True, exist_ok=True)
-    groups = [g for s in recipe.sources for g in group_by_image(read_source(s, data, s.split), s)]
-    dev_groups = [
-        g
-        for s in recipe.sources
-        for g in group_by_image(
-            read_source(s, data, "val" if s.format == "vqa_v2" else "dev"),
-            replace(s, mirror=False, share=1.0),  # dev is measured as it is
-        )
-    ]
-    encoder = make_encoder(recipe)
-    mirrored = [g.image for g in groups if g.source.mirror and not g.names_a_side]
-    features = FeatureCache.build(
-        cache / fingerprint(encoder), encoder, [g.image for g in groups + dev_groups], mirrored
+
+def make_inputs(
+    recipe: Recipe, model: VisionLanguageModel, data: Data, cache: Path, accelerator: Accelerator
+) -> Inputs:
+    """How batches get their images. Patches of a frozen encoder are computed here, where they are not in the cache."""
+    preprocess = model.config.vision.preprocess
+    if recipe.blind:
+        with torch.inference_mode():
+            patches, grid = model.vision.eval()(torch.zeros(1, 3, *preprocess.size))
+        return NoImage(grid, patches.shape[1:])
+    if not recipe.caches_patches:
+        return Pixels(preprocess, recipe.augment)
+    folder = cache / fingerprint(model.vision)
+    train = data.all_train
+    build_features(
+        folder,
+        model.vision,
+        [group.image for group in train + data.all_dev],
+        [group.image for group in train if group.source.mirror and not group.names_a_side],
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
     )
-    groups = [g for g in groups if g.image.key in features]
-    dev_groups = [g for g in dev_groups if g.image.key in features]
+    accelerator.wait_for_everyone()
+    features = FeatureCache(folder)
+    drop_unreadable(data, features.unreadable)
+    return CachedPatches(features)
 
-    tokenizer_path = out / "tokenizer.json"
-    tokenizer = Tokenizer.train(training_texts(groups), recipe.vocab_size)
-    tokenizer.save(tokenizer_path)
-    decoder = DecoderConfig(
-        vocab_size=tokenizer.vocab_size,
-        width=recipe.decoder.width,
-        depth=recipe.decoder.depth,
-        heads=recipe.decoder.heads,
-        max_length=recipe.decoder.max_length,
-        memory_width=recipe.decoder.width,
-        dropout=recipe.decoder.dropout,
+
+def describe(model: VisionLanguageModel, data: Data, accelerator: Accelerator) -> str:
+    """A line for the log: what learns from what, and on what."""
+    size = sum(p.numel() for p in model.parameters())
+    return (
+        f"vlm {vlm.__version__}, torch {torch.__version__}, {accelerator.num_processes} process(es) on "
+        f"{accelerator.device}; {len(data.all_train):,} images to learn from, {len(data.all_dev):,} for validation; "
+        f"a model of {size:,} parameters"
     )
-    model = VisionLanguageModel(ModelConfig(encoder.config, decoder, licence=recipe.licence))
-    model.vision.load_state_dict(encoder.state_dict())
-    trained = sum(p.numel() for p in model.parameters()) - sum(
-        p.numel() for p in model.vision.parameters()
-    )
-    print(f"{len(groups)} images to train on, {len(dev_groups)} dev; {trained:,} parameters learn")
-    model = train(model, tokenizer, groups, dev_groups, features, recipe, out)
-    save_checkpoint(out / "model", model, tokenizer)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

