@@ -16,6 +16,7 @@ from parity import (
     their_words,
     words,
 )
+from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     BeitConfig,
@@ -111,6 +112,15 @@ def encoder(name: str) -> tuple[PreTrainedConfig, object]:
     if name == "beit":
         config = BeitConfig(**PLAIN, use_relative_position_bias=True)
         return config, BeitImageProcessorPil(size=size, do_center_crop=False)
+    if name == "beit-shared":
+        config = BeitConfig(
+            **PLAIN,
+            use_shared_relative_position_bias=True,
+            use_absolute_position_embeddings=True,
+            use_mean_pooling=False,
+            layer_scale_init_value=0.0,
+        )
+        return config, BeitImageProcessorPil(size=size, do_center_crop=False)
     config = SwinConfig(
         image_size=64, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4
     )
@@ -145,6 +155,7 @@ PAIRS = [
     ("vit", "gpt2"),
     ("deit", "bert"),
     ("beit", "roberta"),
+    ("beit-shared", "bert"),
     ("swin", "gpt2"),
     ("vit", "trocr-base"),
     ("deit", "trocr-small"),
@@ -245,3 +256,29 @@ def test_an_older_tokenizer_gives_the_same_ids(case, tmp_path):
         assert tokenizer.encode(text) == ids
         ends = [tokenizer.caption, *ids, tokenizer.end]
         assert tokenizer.decode(ends) == expected.decode(ends) == expected.decode(ids)
+
+
+@pytest.mark.parametrize("case", [("vit", "gpt2")], ids="-".join, indirect=True)
+def test_an_older_file_of_weights_gives_the_same_model(case, ours, tmp_path):
+    """nlpconnect's is a pickle with masks and the tied output among the weights."""
+    folder = Path(shutil.copytree(case.folder, tmp_path / "old"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    for i in range(2):
+        for attention in ("attn", "crossattention"):
+            name = f"decoder.transformer.h.{i}.{attention}"
+            weights[f"{name}.bias"] = torch.ones(1, 1, 40, 40, dtype=torch.uint8)
+            weights[f"{name}.masked_bias"] = torch.tensor(-1e4)
+    embeddings = weights["decoder.transformer.wte.weight"]
+    weights["decoder.lm_head.weight"] = embeddings
+    torch.save(weights, folder / "pytorch_model.bin")
+    model, _ = read_foreign(folder)
+    expected = ours.model.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+
+    weights["decoder.lm_head.weight"] = embeddings + 1  # a table of its own
+    torch.save(weights, folder / "pytorch_model.bin")
+    model, _ = read_foreign(folder)
+    assert torch.equal(model.decoder.head.weight, embeddings + 1)
+    assert torch.equal(model.decoder.token_embedding.weight, embeddings)

@@ -109,7 +109,7 @@ def _beit(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
             "use_abs_pos_emb": config["use_absolute_position_embeddings"],
             "use_rel_pos_bias": config["use_relative_position_bias"],
             "use_shared_rel_pos_bias": config["use_shared_relative_position_bias"],
-            "init_values": config["layer_scale_init_value"] if scaled else None,
+            "init_values": config["layer_scale_init_value"],
             "global_pool": "avg" if pooled else "token",
         },
         "norm_eps": config["layer_norm_eps"],
