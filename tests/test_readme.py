@@ -40,7 +40,7 @@ def checkout(tmp_path: Path) -> Path:
     """The README's files in a folder that the commands may write to."""
     for name in ("assets", "training"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("Makefile", "app.py"):
+    for name in ("Makefile", "app.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -94,7 +94,7 @@ def test_the_tree_names_every_file():
             if file.name not in ("__init__.py", "__main__.py"):
                 assert file.name in names, f"{file.relative_to(ROOT)} is not in the README's tree"
     real = {
-        file.name for folder in ("vlm", "training", "tests") for file in (ROOT / folder).rglob("*")
+        file.name for folder in ("vlm", "training", "assets") for file in (ROOT / folder).rglob("*")
     }
     real |= {file.name for file in ROOT.iterdir()}
     assert names <= real, names - real

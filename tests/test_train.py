@@ -193,8 +193,10 @@ def test_killed_at_random_moments_the_curve_is_that_of_an_uninterrupted_run(
     photos: Path, tmp_path: Path
 ) -> None:
     """Kills by SIGKILL after random times, and when a checkpoint or the model is half written."""
-    recipe = small_recipe(photos, epochs=5, validation={"images": 20}, checkpoints={"every": 3})
+    recipe = small_recipe(photos, epochs=8, validation={"images": 20}, checkpoints={"every": 3})
+    began = time.perf_counter()
     finish(start(recipe, tmp_path / "whole", tmp_path / "cache"))
+    took = time.perf_counter() - began
     whole = losses(tmp_path / "whole")
     generator, out, kills = random.Random(0), tmp_path / "killed", 0
     while kills < 10:
@@ -202,7 +204,7 @@ def test_killed_at_random_moments_the_curve_is_that_of_an_uninterrupted_run(
         if kills % 2:
             wait_for_half_a_file(process, out)
         else:
-            process.join(generator.uniform(0.1, 6))
+            process.join(generator.uniform(0, took / 2))
         if process.exitcode is not None:
             break  # it came to its end
         os.kill(process.pid, signal.SIGKILL)

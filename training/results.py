@@ -62,7 +62,7 @@ def _model_record(result: Result) -> dict[str, Any]:
         "metrics": evaluation.metrics,
         "ci95": {name: [i.low, i.high] for name, i in evaluation.intervals.items()},
         "model": result.model,
-        "seconds": round(result.seconds, 1),
+        "seconds": round(result.seconds, 3),
     }
     if result.blind:
         record["blind"] = True

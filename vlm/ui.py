@@ -38,12 +38,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Page:
-    """What one browser tab shows; each session has its own.
+    """What one browser tab shows; each session has its own. `turn` counts what the user has asked for.
 
     A word is `{"text": str, "probability": float | None, "map": rows | None}`: words of a question have no
     probability, and words of a caption that is still being written have no map.
     """
 
+    turn: int = 0
     image: EncodedImage | None = None
     photo: View | None = None
     caption: list[View] = field(default_factory=list)
@@ -152,9 +153,11 @@ def build(captioner: Captioner) -> gr.Blocks:
             examples=[{"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples],
             colours=_colours(),
         )
+        # A photo chosen while another is read is asked for at once and answered in turn: "always_last" loses it when
+        # the first reply ends as it arrives. The page shows only what was asked last.
         for listen, handler, mode in (
-            (viewer.photo, on_photo, "always_last"),
-            (viewer.example, on_example, "always_last"),
+            (viewer.photo, on_photo, "multiple"),
+            (viewer.example, on_example, "multiple"),
             (viewer.ask, on_question, "once"),
         ):
             listen(
@@ -200,6 +203,11 @@ def _guarded(handler: Callable[..., Iterator[View]]) -> Callable[..., Iterator[V
     """A defect becomes a line in the log and a sentence on the page, which stays as it was."""
 
     def guarded(event: gr.EventData, page: Page) -> Iterator[View]:
+        # Requests may overtake each other on their way; the page has moved on.
+        if event.turn < page.turn:
+            yield page.view(event.turn)
+            return
+        page.turn = event.turn
         try:
             yield from handler(event, page)
         except Exception:
