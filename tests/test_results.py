@@ -38,7 +38,7 @@ def captions() -> Result:
 def test_one_model_as_json():
     record = json.loads(json.dumps(as_record("vqa", [answers("m", 8)], None), allow_nan=False))
     assert record["task"] == "vqa"
-    assert (record["n"], record["model"], record["seconds"]) == (10, "m", 1.2)
+    assert (record["n"], record["model"], record["seconds"]) == (10, "m", 1.25)
     assert record["metrics"]["accuracy"] == 80
     low, high = record["ci95"]["accuracy"]
     assert low < 80 < high
