@@ -15,7 +15,7 @@ LAYERS = [
     {"vlm.tokenizer", "vlm.memory", "vlm.attention"},
     {"vlm.vision", "vlm.decoder"},
     {"vlm.model"},
-    {"vlm.generate", "vlm.explain", "vlm.weights"},
+    {"vlm.generate", "vlm.explain", "vlm.weights", "vlm.packed"},
     {"vlm.captioner"},
     {"vlm.cli", "vlm.server", "vlm.ui"},
     {"vlm.__main__", "app"},

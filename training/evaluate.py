@@ -67,6 +67,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score only the first images, or questions.")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="The last model's decoder weights in 8 bits.")
+    ] = False,
     blind: Annotated[
         bool,
         typer.Option(
@@ -127,7 +130,7 @@ def evaluate(
         rows, pictures = Report(), Report()
         records = select(read_all(data, format, split, images, option, rows), task, limit, data)
         names = names or [DEFAULT]
-        captioners = [load(name) for name in names]
+        captioners = [load(name) for name in names[:-1]] + [load(names[-1], int8=int8)]
         if task is Task.caption:
             predict, score = predict_captions, partial(evaluate_captions, meteor=meteor)
         else:
@@ -216,11 +219,12 @@ def clear_errors() -> Iterator[None]:
     try:
         from training.data.records import DataError
         from vlm.generate import OptionError
+        from vlm.packed import PackingError
         from vlm.weights.store import CheckpointError
 
         try:
             yield
-        except (DataError, CheckpointError, OptionError) as error:
+        except (DataError, CheckpointError, OptionError, PackingError) as error:
             fail(str(error))
     except ModuleNotFoundError as error:
         fail(f"evaluation needs the package {error.name}; run: pip install 'vlm[train]'")

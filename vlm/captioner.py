@@ -18,6 +18,7 @@ from vlm.generate import Hypothesis, Options, generate, stream
 from vlm.images import Frame, ImageSource, load_image
 from vlm.memory import Memory
 from vlm.model import VisionLanguageModel
+from vlm.packed import PackingError, can_pack, pack
 from vlm.tokenizer import Tokenizer
 from vlm.vision import folded
 from vlm.weights.convert import converted, family
@@ -320,16 +321,21 @@ class Captioner:
         )
 
 
-def load(name: str | Path | None = None, device: str = "cpu") -> Captioner:
+def load(name: str | Path | None = None, device: str = "cpu", int8: bool = False) -> Captioner:
     """Load a checkpoint: the bundled one, a bundled name, a folder, or a hub id.
 
     One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the
-    result is kept; see `vlm.weights.convert`. Raises `vlm.weights.store.CheckpointError` when there is none or it is
-    damaged.
+    result is kept; see `vlm.weights.convert`. On x86 processors the weights are laid out for inference, with `int8`
+    the decoder's in 8 bits; see `vlm.packed`. Raises `vlm.weights.store.CheckpointError` when there is none or it is
+    damaged, and `vlm.packed.PackingError` where int8 is not to be had.
     """
+    if int8 and device != "cpu":
+        raise PackingError(f"int8 weights are for the CPU, not for {device}")
     folder = find(name)
     model, tokenizer = load_checkpoint(converted(folder) if family(folder) else folder)
     model.vision = folded(model.vision)
+    if int8 or (device == "cpu" and can_pack()):
+        pack(model, int8)
     return Captioner(model.to(device), tokenizer)
 
 

@@ -44,6 +44,9 @@ Model = Annotated[
     typer.Option(help="A bundled name, a folder or a hub id; by default the bundled model."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Int8 = Annotated[
+    bool, typer.Option("--int8", help="Weights in 8 bits: faster with large models, see docs.")
+]
 
 
 @contextmanager
@@ -58,9 +61,10 @@ def _clear_errors() -> Iterator[None]:
     except ValueError as error:
         from vlm.captioner import QuestionError
         from vlm.generate import OptionError
+        from vlm.packed import PackingError
         from vlm.weights.store import CheckpointError
 
-        if not isinstance(error, QuestionError | OptionError | CheckpointError):
+        if not isinstance(error, QuestionError | OptionError | CheckpointError | PackingError):
             raise
         _fail(str(error))
     except BrokenPipeError:  # the reader has seen enough, as in `vlm caption photos | head`
@@ -111,6 +115,7 @@ def caption(
     candidates: Annotated[
         int | None, typer.Option(help="Distinct captions for each photo, best first; 1 by default.")
     ] = None,
+    int8: Int8 = False,
     as_json: AsJson = False,
     write_txt: Annotated[
         bool,
@@ -137,7 +142,7 @@ def caption(
         given = {"beams": beams, "candidates": candidates}
         options = {name: value for name, value in given.items() if value is not None}
         alone = len(images) == 1 and os.path.isfile(images[0])
-        captioner = _load(model)
+        captioner = _load(model, int8)
         for path, answer in _captions(captioner, files, options, problems):
             if write_txt:
                 _write(_text_file(path), answer.text)
@@ -160,11 +165,12 @@ def ask(
         list[str], typer.Argument(metavar="QUESTION", help="One or several, each quoted.")
     ],
     model: Model = None,
+    int8: Int8 = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about a photo, with the confidence of each answer and its alternatives."""
     picture = _read(image)
-    for answer in _load(model).encode(picture).ask_all(questions):
+    for answer in _load(model, int8).encode(picture).ask_all(questions):
         if as_json:
             print(json.dumps(_answer_record(image, answer)), flush=True)
         else:
@@ -193,6 +199,7 @@ def explain(
         Path | None, typer.Option(metavar="FILE.png", help="The picture of all words to write.")
     ] = None,
     model: Model = None,
+    int8: Int8 = False,
     as_json: AsJson = False,
 ) -> None:
     """Show where the model looked for each word: a picture of all words (--out), their maps (--json), or both."""
@@ -201,7 +208,7 @@ def explain(
     if out is not None and out.suffix.lower() != ".png":
         _fail(f"--out must name a .png file, not {out.name!r}")
     picture = _read(image)
-    encoded = _load(model).encode(picture)
+    encoded = _load(model, int8).encode(picture)
     if text is not None:
         answer = encoded.explain(text, question)
     elif question is not None:
@@ -342,10 +349,10 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _load(name: str | None) -> Captioner:
+def _load(name: str | None, int8: bool) -> Captioner:
     from vlm.captioner import load
 
-    return load(name)
+    return load(name, int8=int8)
 
 
 def _read(image: Path) -> Image.Image:

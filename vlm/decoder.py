@@ -76,8 +76,8 @@ class MLP(nn.Module):
         super().__init__()
         hidden = round(config.width * config.mlp_ratio)
         self.rise = nn.Linear(config.width, hidden)
-        self.fall = nn.Linear(hidden, config.width)
         self.activation = _activation(config.activation)
+        self.fall = nn.Linear(hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fall(self.activation(self.rise(x)))
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.token_embedding: nn.Module = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
         norm = partial(nn.LayerNorm, config.width, eps=config.norm_eps)
         self.embedding_norm = norm() if config.embedding_norm else nn.Identity()
@@ -100,18 +100,25 @@ class Decoder(nn.Module):
         if config.head_transform:
             dense = nn.Linear(config.width, config.width)
             self.head_transform = nn.Sequential(dense, _activation(config.activation), norm())
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head: nn.Module | None = None
+        if not config.tied:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         self.apply(partial(_initialise, depth=len(self.sublayers)))
 
+    @property
+    def device(self) -> torch.device:
+        return self.position_embedding.weight.device
+
     def project(self, memory: Memory) -> Projected:
         """Cross keys and values of every layer, `(B, H, S, D / H)`."""
-        layers = tuple(
-            sublayer.body.project(sublayer.memory_norm(memory.tokens))
-            for sublayer in self._sublayers()
-            if isinstance(sublayer.body, Attention) and sublayer.kind == "c"
-        )
-        return Projected(layers, memory.mask)
+        layers: list[KeyValue] = []
+        for sublayer in self._sublayers():
+            if isinstance(sublayer.body, Attention) and sublayer.kind == "c":
+                keys, values = sublayer.body.project(sublayer.memory_norm(memory.tokens))
+                # Every later token reads all of them: each head's lie side by side.
+                layers.append((keys.contiguous(), values.contiguous()))
+        return Projected(tuple(layers), memory.mask)
 
     def forward(
         self,
@@ -165,8 +172,11 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `(..., V)` of hidden states `(..., D)`."""
-        weight = self.token_embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.head_transform(hidden), weight, self.head_bias)
+        hidden = self.head_transform(hidden)
+        if self.head is None:
+            return F.linear(hidden, cast("Tensor", self.token_embedding.weight), self.head_bias)
+        logits = self.head(hidden)
+        return logits if self.head_bias is None else logits + self.head_bias
 
     def _sublayers(self) -> Iterator[Sublayer]:
         return iter(cast("Iterable[Sublayer]", self.sublayers))

@@ -189,8 +189,9 @@ def _beam(
     first_rows = torch.arange(count, device=device)[:, None] * beams
     for length in range(1, options.max_tokens + 1):
         logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
-        controlled = _controlled(state.logits, tokens, length, end, options).log_softmax(dim=-1)
-        totals = (running.view(-1, 1) + controlled).view(count, beams * vocab_size)
+        controlled = _controlled(state.logits, tokens, length, end, options)
+        ranked = logprobs if controlled is state.logits else controlled.log_softmax(dim=-1)
+        totals = (running.view(-1, 1) + ranked).view(count, beams * vocab_size)
         # Of twice as many continuations at most half end, so enough are left to go on.
         best, flat = totals.topk(min(2 * beams, totals.shape[1]), dim=1)
         parents, chosen = flat // vocab_size + first_rows, flat % vocab_size
@@ -281,7 +282,7 @@ class _State:
         copies: int,
     ) -> _State:
         """Read each prompt once, then repeat its row for every beam or sample."""
-        device = decoder.token_embedding.weight.device
+        device = decoder.device
         longest = max(len(prompt) for prompt in prompts)
         padded = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         ids = torch.tensor(padded, device=device)

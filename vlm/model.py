@@ -78,7 +78,7 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.decoder.token_embedding.weight.device
+        return self.decoder.device
 
     def encode(self, pixels: Tensor) -> Memory:
         """The memory of pixels `(B, 3, H, W)`."""
