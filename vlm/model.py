@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +61,14 @@ class Pooler(nn.Module):
 
 
 class VisionLanguageModel(nn.Module):
-    """A picture and a prompt to the words that continue the prompt."""
+    """A picture and a prompt to the words that continue the prompt.
 
-    def __init__(self, config: ModelConfig, pretrained_vision: bool = False) -> None:
+    Without `initialise` the text layers' weights are left on the meta device, for `load_state_dict(assign=True)`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, pretrained_vision: bool = False, initialise: bool = True
+    ) -> None:
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config.vision, pretrained=pretrained_vision)
@@ -73,8 +79,9 @@ class VisionLanguageModel(nn.Module):
             self.adapter = Pooler(queries, heads, self.vision.width, memory_width)
         else:
             self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
-        self.reader = None if config.reader is None else Decoder(config.reader)
-        self.decoder = Decoder(config.decoder)
+        with nullcontext() if initialise else torch.device("meta"):
+            self.reader = None if config.reader is None else Decoder(config.reader)
+            self.decoder = Decoder(config.decoder)
 
     @property
     def device(self) -> torch.device:

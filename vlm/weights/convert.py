@@ -50,9 +50,9 @@ def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
         raise CheckpointError(f"{folder} is not a checkpoint that can be converted ({known})")
     try:
         foreign = FAMILIES[name](folder)
-        model = VisionLanguageModel(foreign.config)
+        model = VisionLanguageModel(foreign.config, initialise=False)
         weights = translate(foreign.weights, foreign.table, foreign.dropped)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
         return model.eval(), Tokenizer(foreign.tokenizer, foreign.config.text)
     except KeyError as error:
         raise CheckpointError(f"{folder}: the configuration has no {error}") from None

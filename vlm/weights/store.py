@@ -45,7 +45,7 @@ def load_checkpoint(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]
     try:
         config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
         tokenizer = Tokenizer.load(folder / "tokenizer.json", config.text)
-        model = VisionLanguageModel(config)
+        model = VisionLanguageModel(config, initialise=False)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{folder}: {error}") from None
     if tokenizer.vocab_size > config.decoder.vocab_size:
@@ -64,7 +64,8 @@ def load_checkpoint(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]
             {
                 name: tensor.float() if tensor.is_floating_point() else tensor
                 for name, tensor in weights.items()
-            }
+            },
+            assign=True,
         )
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
