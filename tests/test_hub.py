@@ -132,6 +132,37 @@ def test_available_lists_bundled_and_cached_models(assets, cache, tiny, tiny_che
     assert {entry.licence for entry in entries} == {tiny.model.config.licence}
 
 
+@pytest.mark.parametrize(
+    ("config", "tasks"),
+    [
+        ({"architectures": ["BlipForConditionalGeneration"]}, ("caption",)),
+        ({"architectures": ["BlipForQuestionAnswering"]}, ("vqa",)),
+        ({"architectures": ["VisionEncoderDecoderModel"]}, ("caption",)),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, None),
+        ({"architectures": []}, None),
+    ],
+)
+def test_available_lists_what_importers_read(assets, cache, tmp_path, config, tasks):
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n# A model\n")
+    cached(cache, "someone/foreign", folder)
+    found = [(entry.name, entry.tasks, entry.licence) for entry in available()]
+    assert found == ([("someone/foreign", tasks, "bsd-3-clause")] if tasks else [])
+
+
+def test_available_lists_coca_whatever_its_card_says(assets, cache, tmp_path):
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    config = {"model_cfg": {"multimodal_cfg": {}}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_text("---\nlicense: [unclosed\n---\n")
+    cached(cache, "someone/coca", folder)
+    (entry,) = available()
+    assert (entry.tasks, entry.licence) == (("caption",), "unknown")
+
+
 def test_what_is_damaged_is_not_available(assets, cache, tiny_checkpoint):
     for name, text in {"cut": '{"format_ver', "list": "[1]", "other": json.dumps({})}.items():
         shutil.copytree(tiny_checkpoint, assets / name)

@@ -236,7 +236,7 @@ def explain(
 @app.command()
 @_clear_errors()
 def models(as_json: AsJson = False) -> None:
-    """List the models on this machine: bundled ones and those in the hub's cache."""
+    """List the models on this machine: bundled ones, and those in the hub's cache that can be loaded."""
     from vlm.weights.hub import available
 
     entries = available()

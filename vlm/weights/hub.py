@@ -23,6 +23,12 @@ _FILES = (
     "merges.txt",
     "README.md",
 )
+# By transformers' class; CoCa's folders are open_clip's.
+_FOREIGN: dict[str, tuple[str, ...]] = {
+    "BlipForConditionalGeneration": ("caption",),
+    "BlipForQuestionAnswering": ("vqa",),
+    "VisionEncoderDecoderModel": ("caption",),
+}
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 
 
@@ -65,7 +71,7 @@ def find(name: str | Path | None = None) -> Path:
 
 
 def available() -> list[Available]:
-    """Bundled checkpoints, and those of ours in the hub's cache; a damaged one is not available."""
+    """Bundled checkpoints, and those in the hub's cache that `vlm.load` reads; a damaged one is not available."""
     places = [(folder.name, folder) for folder in sorted(bundled_folder().glob("*/"))]
     entries = [_describe(name, folder) for name, folder in places + _cached()]
     return [entry for entry in entries if entry is not None]
@@ -89,12 +95,37 @@ def _cached() -> list[tuple[str, Path]]:
 
 
 def _describe(name: str, folder: Path) -> Available | None:
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    if tasks := _foreign_tasks(folder):
+        return Available(name, folder, size, tasks, _card_licence(folder))
     try:
         config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     return Available(name, folder, size, config.tasks, config.licence)
+
+
+def _foreign_tasks(folder: Path) -> tuple[str, ...]:
+    """What a checkpoint that `vlm.weights.convert` reads can do; nothing for any other."""
+    try:
+        if (folder / "open_clip_config.json").is_file():
+            config = json.loads((folder / "open_clip_config.json").read_text())
+            return ("caption",) if "multimodal_cfg" in config["model_cfg"] else ()
+        (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+        return _FOREIGN.get(architecture, ())
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
+
+
+def _card_licence(folder: Path) -> str:
+    """The licence that a model card's metadata names, or "unknown"."""
+    from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError
+
+    try:
+        return str((metadata_load(folder / "README.md") or {}).get("license", "unknown"))
+    except (OSError, ValueError, YAMLError):
+        return "unknown"
 
 
 def _download(name: str) -> Path:
