@@ -79,7 +79,8 @@ class Answer:
     def overlay(self, word: str | int | None = None, **style: Any) -> Image.Image:
         """The image with one word's map over it, or a labelled sheet of all words.
 
-        `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`.
+        `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`;
+        `style` are keywords of `vlm.explain.overlay.overlay` or, of all words, of its `sheet`.
         Raises ValueError when there is no such word.
         """
         from vlm.explain.overlay import overlay, sheet
@@ -162,7 +163,7 @@ class EncodedImage:
         if question is not None:
             question = " ".join(question.split())  # as `Captioner.prompt` reads it
         model, tokenizer = self.captioner.model, self.captioner.tokenizer
-        return word_maps(model, tokenizer, self.memory, ids, question, layer, head)
+        return word_maps(model, tokenizer, self.memory, ids, question, layer, head, self.projected)
 
 
 class Captioner:

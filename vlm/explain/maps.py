@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vlm.decoder import Projected
 from vlm.memory import Memory
 from vlm.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
@@ -38,25 +39,28 @@ def word_maps(
     question: str | None = None,
     layer: int | None = None,
     head: int | None = None,
+    projected: Projected | None = None,
 ) -> list[WordMap]:
     """Maps of a caption's words, or of a question's and then its answer's, for one image (`memory` of batch 1).
 
     `ids` are the text's tokens without prompt and end. `layer` and `head` pick one cross-attention sublayer and
-    head of the decoder, counted from 0; by default all are averaged. Raises ValueError when there is no such one.
+    head of the decoder, counted from 0; by default all are averaged. `projected` is the memory's projection, where
+    it has been made before. Raises ValueError when there is no such layer or head.
     """
+    if projected is None:
+        projected = model.project(memory)
     if question is None:
         prompt = tokenizer.caption_prompt()
-        by_token = token_maps(model, memory, [*prompt, *ids], layer, head)  # (T, h, w)
+        by_token = token_maps(model, memory, [*prompt, *ids], layer, head, projected)  # (T, h, w)
         return _join(tokenizer, ids, by_token[len(prompt) :], "caption")
     asked, prompt = tokenizer.encode(question), tokenizer.question_prompt(question)
     if model.reader is None:
-        of_question = by_token = token_maps(model, memory, [*prompt, *ids], layer, head)
+        of_question = by_token = token_maps(model, memory, [*prompt, *ids], layer, head, projected)
     else:
         # Two hops: the answer's words draw on the question's, and those on the patches as they were read.
-        memory = model.read(model.project(memory), [prompt], image=memory)
-        of_question = _normalised(memory.on_patches(torch.eye(len(prompt))[None].to(model.device)))[
-            0
-        ]
+        memory = model.read(projected, [prompt], image=memory)
+        each = torch.eye(len(prompt), device=model.device)[None]  # (1, T, T)
+        of_question = _normalised(memory.on_patches(each))[0]
         prompt = tokenizer.caption_prompt()
         by_token = token_maps(model, memory, [*prompt, *ids], layer, head)
     # The question's words begin behind the token that announces it.
@@ -71,6 +75,7 @@ def token_maps(
     ids: Sequence[int],
     layer: int | None = None,
     head: int | None = None,
+    projected: Projected | None = None,
 ) -> Tensor:
     """Where each token of a whole sequence looked as it was chosen, `(T, h, w)`, each summing to 1.
 
@@ -80,7 +85,9 @@ def token_maps(
     _check("layer", layer, model.config.decoder.sublayers.count("c"))
     _check("head", head, model.config.decoder.heads)
     rows = torch.tensor([list(ids)], device=model.device)
-    decoded = model.decoder(rows, model.decoder.project(memory), explicit=True)
+    if projected is None:
+        projected = model.decoder.project(memory)
+    decoded = model.decoder(rows, projected, explicit=True)
     attention = torch.stack(decoded.cross_attention)  # (L, 1, H, T, S)
     attention = attention.mean(dim=0) if layer is None else attention[layer]
     attention = attention.mean(dim=1) if head is None else attention[:, head]
