@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from matplotlib.figure import Figure
@@ -76,7 +76,8 @@ def curves(metrics: Sequence[dict[str, Any]]) -> str:
             axes.legend()
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
-    return _picture(file.getvalue(), "png")
+    note = "<p>Label smoothing and dropout raise the training loss; that on dev has neither.</p>"
+    return _picture(file.getvalue(), "png") + note
 
 
 def _series(metrics: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -145,5 +146,14 @@ def preformatted(path: Path) -> str:
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
+def main(folder: Annotated[Path, typer.Argument(help="the run's folder")]) -> None:
+    """Write report.html from what a run has left so far; only the run itself chooses examples."""
+    if not folder.is_dir():
+        typer.echo(f"error: there is no folder {folder}", err=True)
+        raise typer.Exit(2)
+    write_report(folder)
+    print(folder / "report.html")
+
+
 if __name__ == "__main__":
-    typer.run(lambda folder: write_report(Path(folder)))
+    typer.run(main)
