@@ -28,7 +28,11 @@ class Projected:
 
     def select(self, rows: Tensor) -> Projected:
         """The projection of some images of the batch."""
-        layers = tuple((keys[rows], values[rows]) for keys, values in self.layers)
+        # index_select, whose gradient adds whole rows; that of indexing adds number by number.
+        layers = tuple(
+            (keys.index_select(0, rows), values.index_select(0, rows))
+            for keys, values in self.layers
+        )
         return Projected(layers, None if self.mask is None else self.mask[rows])
 
 
