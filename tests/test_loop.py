@@ -22,6 +22,8 @@ from training.sources import read_data, texts_of
 from vlm.model import VisionLanguageModel
 from vlm.weights.store import load_checkpoint
 
+NAN = math.nan
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -134,6 +136,8 @@ def test_training_stops_when_the_metric_no_longer_improves(photos: Path, tmp_pat
     recipe = small_recipe(photos, optimiser=optimiser, validation=validation, epochs=9)
     metrics = train(recipe, photos, tmp_path / "run")
     assert sum("dev" in m for m in metrics) == 3
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "stopped after epoch 3 of 9: dev CIDEr was no better 2 times running" in log
     assert train(recipe, photos, tmp_path / "run") == metrics
 
 
@@ -146,6 +150,42 @@ def test_the_best_weights_are_kept_not_the_last(
     monkeypatch.setattr(RunFolder, "publish", lambda _, model, __: published.append(model))
     train(small_recipe(photos), photos, tmp_path / "run")
     assert len(published) == 2
+
+
+@pytest.mark.parametrize(("values", "kept"), [((3.0, NAN, 2.0), 2), ((NAN, 3.0, NAN), 1)])
+def test_a_score_that_is_no_number_is_never_better_and_is_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: Any, kept: int
+) -> None:
+    given = iter(values)
+    monkeypatch.setattr("training.validation.Dev.loss", lambda *_: next(given))
+    published: list[VisionLanguageModel] = []
+    monkeypatch.setattr(RunFolder, "publish", lambda _, model, __: published.append(model))
+    train(small_recipe(photos), photos, tmp_path / "run")
+    assert len(published) == kept
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("dev loss is not a number, so this model is not kept") == 3 - kept
+
+
+def test_a_run_of_which_no_model_was_kept_does_not_end_well(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.validation.Dev.loss", lambda *_: NAN)
+    validation = {"images": 0, "patience": 2}
+    for _ in range(2):  # also when it is started again
+        with pytest.raises(TrainingError, match="no validation gave a loss that is a number"):
+            train(small_recipe(photos, validation=validation), photos, tmp_path / "run")
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert sum("dev" in m for m in metrics) == 2  # patience counts it as no better
+
+
+def test_a_metric_that_no_readable_image_gives_is_named(tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 30)
+    for number in (8, 18, 28):  # all of dev
+        (folder / f"{number:03d}.png").write_bytes(b"broken")
+    recipe = small_recipe(folder, validation={"metric": "CIDEr", "images": 9}, epochs=1)
+    with pytest.raises(TrainingError, match="no validation gave a CIDEr that is a number"):
+        train(recipe, folder, tmp_path / "run")
+    assert "dev CIDEr is not a number" in (tmp_path / "run" / "log.txt").read_text()
 
 
 class Poisoned(Likelihood):

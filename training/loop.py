@@ -112,7 +112,8 @@ def train(
     `folder.model`.
 
     A run whose folder holds a state goes on from there and gives what it would have given without the
-    interruption. Raises TrainingError for a bad loss, unless the recipe skips such steps.
+    interruption. Raises TrainingError for a bad loss, unless the recipe skips such steps, and for a metric that
+    was a number at no validation, since no model was kept then.
     """
     model.to(accelerator.device)
     trained = freeze(model, recipe.optimiser)
@@ -139,9 +140,9 @@ def train(
                 data.train, inputs, tokenizer, max_length, recipe, progress.epoch, rank, world
             )
             left = range(progress.done, len(steps))
-            clock = time.perf_counter()
+            began = asked = time.perf_counter()
             for part in DataLoader(steps, batch_size=None, sampler=left, num_workers=workers):
-                waited = time.perf_counter() - clock
+                waited = time.perf_counter() - asked
                 # What dropout and sampling draw is a function of the step, so no generator's state need be kept.
                 seed = (recipe.seed * 1_000_003 + progress.step) * world + rank
                 torch.manual_seed(seed)
@@ -164,7 +165,7 @@ def train(
                     refuse_step(problem, keys, recipe, run, monitor)
                 note_broken(part.broken, data, monitor)
                 progress.step, progress.done = progress.step + 1, progress.done + 1
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
+                seconds, began = time.perf_counter() - began, time.perf_counter()
                 figures |= {
                     "step": progress.step,
                     "epoch": progress.epoch,
@@ -178,11 +179,22 @@ def train(
                 monitor.step(figures)
                 if progress.step % recipe.checkpoints.every == 0 and progress.done < len(steps):
                     save(run, folder, recipe)
+                asked = time.perf_counter()
             agree_on_broken(data, monitor)
             progress.epoch, progress.done = progress.epoch + 1, 0
             if progress.epoch % recipe.validation.every == 0 or progress.epoch == recipe.epochs:
                 validate(run, tokenizer, dev, recipe, folder, monitor)
             save(run, folder, recipe)
+        if progress.epoch < recipe.epochs:
+            monitor.say(
+                f"stopped after epoch {progress.epoch} of {recipe.epochs}: dev {recipe.validation.metric} was no "
+                f"better {progress.since_best} times running (validation.patience)"
+            )
+    if recipe.validation.metric != "last" and progress.best == -math.inf:
+        raise TrainingError(
+            f"no validation gave a {recipe.validation.metric} that is a number, so no model was kept; see "
+            f"{folder.path / 'log.txt'}"
+        )
 
 
 def note_broken(broken: Iterable[tuple[int, Broken]], data: Data, monitor: Monitor) -> None:
@@ -275,7 +287,7 @@ def stopped_early(progress: Progress, recipe: Recipe) -> bool:
 def validate(
     run: Run, tokenizer: Tokenizer, dev: Dev, recipe: Recipe, folder: RunFolder, monitor: Monitor
 ) -> None:
-    """Score the averaged weights on dev, and keep them if they are the best so far."""
+    """Score the averaged weights on dev, and keep them if they are the best so far; NaN is never better."""
     model, options, progress = run.averaged.module, recipe.validation, run.progress
     scores: dict[str, float] = {}
     if dev.groups:
@@ -284,10 +296,16 @@ def validate(
     if options.metric == "last":
         better = True
     else:
-        value = scores[options.metric] * (-1 if options.metric == "loss" else 1)
+        value = scores.get(options.metric, math.nan) * (-1 if options.metric == "loss" else 1)
         better = value > progress.best
-        progress.best = max(progress.best, value)
+        if better:
+            progress.best = value
         progress.since_best = 0 if better else progress.since_best + 1
+        if math.isnan(value):
+            monitor.say(
+                f"epoch {progress.epoch}: dev {options.metric} is not a number, so this model is not kept; either "
+                "no dev image could be read, or the weights are spoilt"
+            )
     if run.accelerator.is_main_process:
         if better:
             folder.publish(model, tokenizer)
