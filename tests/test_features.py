@@ -93,6 +93,35 @@ def test_an_interrupted_build_goes_on_where_it_was(
     assert build(tmp_path / "cache", encoder, images) == []
 
 
+def test_a_full_disk_is_a_clear_error_and_the_build_goes_on_once_there_is_room(
+    tmp_path: Path, encoder: VisionEncoder, images: list[ImageRef]
+) -> None:
+    folder = tmp_path / "cache"
+    build(folder, encoder, images[:4])
+    # The device that is always full stands in for the file that is being written.
+    (folder / "000001.npy.tmp").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"could not be written .*Make room, .* run the same"):
+        build(folder, encoder, images)
+    assert images[0].key in FeatureCache(folder)
+    assert build(folder, encoder, images)[0] == "encoding images 1 to 4 of 6"
+    assert all(image.key in FeatureCache(folder) for image in images)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, encoder: VisionEncoder) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written: Not a directory; name .* --cache"):
+        build(tmp_path / "file" / "cache", encoder, [])
+
+
+def test_the_encoder_runs_on_the_device_that_is_asked_for(
+    tmp_path: Path, encoder: VisionEncoder, images: list[ImageRef]
+) -> None:
+    """On "meta" all is computed but its values, so that the way back is the first thing to fail."""
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        build(tmp_path / "cache", encoder, images, device="meta")
+    assert encoder.trunk.conv_stem.weight.device.type == "cpu"  # the caller's own stays
+
+
 def test_processes_share_the_work(
     tmp_path: Path, encoder: VisionEncoder, images: list[ImageRef]
 ) -> None:

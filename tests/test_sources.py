@@ -51,6 +51,14 @@ def test_the_folder_stands_for_data_in_paths(photos: Path) -> None:
     assert data.reports[0].good == 36
 
 
+def test_rewards_need_captions_of_two_images(photos: Path) -> None:
+    scst = {"init": "small", "objective": "scst", "label_smoothing": 0.0}
+    source = {"path": str(FIXTURES / "easy_vqa")}
+    with pytest.raises(RecipeError, match="scst needs captions of two training images"):
+        read_data(small_recipe(sources=[source], **scst), photos)
+    assert read_data(small_recipe(photos, **scst), photos).all_train
+
+
 def test_a_dev_share_takes_images_of_the_split_by_name(photos: Path) -> None:
     source = {"path": str(photos), "format": "kohya", "dev_share": 0.3}
     data = read_data(small_recipe(sources=[source]), photos)

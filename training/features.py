@@ -14,6 +14,7 @@ from PIL import ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.checkpoints import replace_file
 from training.data.records import DataError, ImageRef
 from vlm.images import ImageError, Preprocess, load_image
 from vlm.vision import VisionEncoder, folded
@@ -76,31 +77,37 @@ def build_features(
     encoder: VisionEncoder,
     images: Iterable[ImageRef],
     mirrored: Iterable[ImageRef] = (),
+    device: torch.device | str = "cpu",
     batch_size: int = 4,
     workers: int = 1,
     rank: int = 0,
     world: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Encode what a cache does not hold yet; with several processes each does its part.
+    """Encode on `device` what a cache does not hold yet; with several processes each does its part.
 
     `images` are encoded as they are, `mirrored` also left-right reversed. What an interrupted call has finished
-    is not done again. Raises DataError when the folder belongs to another encoder.
+    is not done again. Raises DataError when the folder belongs to another encoder or cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_meta(folder, encoder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_meta(folder, encoder)
+    except OSError as error:
+        raise DataError(
+            f"the feature cache {folder} cannot be written: {error.strerror}; name another folder with --cache"
+        ) from error
     wanted = {_name(image.key, False): (image, False) for image in images}
     wanted |= {_name(image.key, True): (image, True) for image in mirrored}
     cache = FeatureCache(folder)
     todo = [pair for pair in wanted.values() if not cache.has(*pair)]
     first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
-    encoder = folded(encoder)
+    encoder = folded(encoder).to(device)
     shards = range(0, len(todo), SHARD)
     for number, start in list(enumerate(shards, first))[rank::world]:
         part = todo[start : start + SHARD]
         say(f"encoding images {start + 1:,} to {start + len(part):,} of {len(todo):,}")
-        _write_shard(folder / f"{number:06d}.npy", part, encoder, batch_size, workers)
+        _write_shard(folder / f"{number:06d}.npy", part, encoder, device, batch_size, workers)
 
 
 def _write_meta(folder: Path, encoder: VisionEncoder) -> None:
@@ -111,7 +118,9 @@ def _write_meta(folder: Path, encoder: VisionEncoder) -> None:
             pixels = torch.zeros(1, 3, *encoder.config.preprocess.size)
             patches, grid = encoder.eval()(pixels)
         meta = {"fingerprint": mark, "grid": list(grid), "shape": list(patches.shape[1:])}
-        _replace(path, json.dumps(meta).encode())
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # each process may be the first
+        temporary.write_text(json.dumps(meta))
+        temporary.replace(path)
     elif json.loads(path.read_text())["fingerprint"] != mark:
         raise DataError(
             f"{folder} holds the features of another encoder or image size; name another folder or delete it."
@@ -122,6 +131,7 @@ def _write_shard(
     path: Path,
     images: Sequence[tuple[ImageRef, bool]],
     encoder: VisionEncoder,
+    device: torch.device | str,
     batch_size: int,
     workers: int,
 ) -> None:
@@ -141,20 +151,25 @@ def _write_shard(
         good = [one for one in loaded if isinstance(one, Tensor)]
         if good:
             with torch.inference_mode():
-                stacked = torch.stack(good).to(memory_format=torch.channels_last)
-                patches = encoder(stacked)[0].half()
+                stacked = torch.stack(good).to(device, memory_format=torch.channels_last)
+                patches = encoder(stacked)[0].half().cpu()
             if not torch.isfinite(patches).all():
                 raise DataError(
                     f"{encoder.config.name} gives values that half precision cannot hold; train it unfrozen "
                     "or with augment.crop, which needs no cache."
                 )
             encoded.append(patches.numpy())
-    if encoded:
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, np.concatenate(encoded))
-        temporary.replace(path)
     index = {"rows": rows, "unreadable": unreadable}
-    _replace(path.with_suffix(".json"), json.dumps(index).encode())
+    try:
+        if encoded:
+            replace_file(path, lambda file: np.save(file, np.concatenate(encoded)))
+        content = json.dumps(index).encode()
+        replace_file(path.with_suffix(".json"), lambda file: file.write(content))
+    except OSError as error:
+        raise DataError(
+            f"the feature cache {path.parent} could not be written ({error}). Make room, or name another folder with "
+            "--cache, and run the same command again: it goes on with what is missing"
+        ) from error
 
 
 class _Pixels(Dataset):
@@ -173,12 +188,6 @@ class _Pixels(Dataset):
         except (ImageError, DataError) as error:
             return str(error)
         return self.preprocess(ImageOps.mirror(image) if flipped else image)[0]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _name(key: str, flipped: bool) -> str:

@@ -9,7 +9,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_grou
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from training.recipe import Optimiser, RecipeError
+from training.recipe import Optimiser
 from vlm.model import VisionLanguageModel
 
 
@@ -23,10 +23,7 @@ def freeze(model: VisionLanguageModel, options: Optimiser) -> list[str]:
 
 
 def make_optimiser(model: VisionLanguageModel, options: Optimiser) -> torch.optim.Optimizer:
-    """The recipe's optimiser over what is trained; vectors and embeddings are not decayed.
-
-    Raises RecipeError where betas are given and the optimiser has none.
-    """
+    """The recipe's optimiser over what is trained; vectors and embeddings are not decayed."""
     groups: list[dict[str, Any]] = []
     for name, rate in vars(options.learning_rate).items():
         part = getattr(model, name)
@@ -42,10 +39,7 @@ def make_optimiser(model: VisionLanguageModel, options: Optimiser) -> torch.opti
             own = param_groups_weight_decay(part, options.weight_decay, True, ["*embedding*"])
         groups += [{**group, "lr": rate} for group in own]
     extra = {} if options.betas is None else {"betas": options.betas}
-    optimiser = create_optimizer_v2(groups, opt=options.name, lr=groups[0]["lr"], **extra)
-    if extra.keys() - optimiser.defaults.keys():  # timm leaves them out without a word
-        raise RecipeError(f"optimiser.betas: {options.name} has none")
-    return optimiser
+    return create_optimizer_v2(groups, opt=options.name, lr=groups[0]["lr"], **extra)
 
 
 def make_schedule(optimiser: torch.optim.Optimizer, options: Optimiser, steps: int) -> Scheduler:

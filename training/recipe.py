@@ -110,7 +110,7 @@ class Optimiser:
     ema: float = 0.999  # decay of the averaged weights, which are what is kept; 0 keeps the last
 
     def __post_init__(self) -> None:
-        from timm.optim import list_optimizers
+        from timm.optim import get_optimizer_info, list_optimizers
 
         if self.name not in (known := list_optimizers()):
             close = difflib.get_close_matches(self.name, known, n=3)
@@ -120,6 +120,9 @@ class Optimiser:
         _check(self.warmup_steps >= 0, "warmup_steps", "0 or more", self.warmup_steps)
         _check(self.clip_norm > 0, "clip_norm", "positive", self.clip_norm)
         _check(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
+        has_betas = get_optimizer_info(self.name).has_betas  # timm drops them without a word
+        none = f"null, since {self.name} has none"
+        _check(has_betas or self.betas is None, "betas", none, self.betas)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def read_data(recipe: Recipe, folder: Path) -> Data:
     """Read every source; `folder` stands for `{data}` in their paths.
 
     Raises DataError when a source is missing or too much of it is broken, RecipeError when the recipe validates
-    on dev images and no source has any.
+    on dev images and no source has any, or learns captions by their reward and there are none.
     """
     data = Data([], [], [])
     for source in recipe.sources:
@@ -89,6 +89,9 @@ def read_data(recipe: Recipe, folder: Path) -> Data:
     for groups in data.dev:  # one source's dev image may be another's to learn from
         groups[:] = [group for group in groups if group.image.key not in learnt]
     _check_validation(recipe.validation.metric, data.all_dev)
+    captioned = sum(any(r.question is None for r in g.records) for g in data.all_train)
+    if recipe.objective == "scst" and captioned < 2:
+        raise RecipeError("objective scst needs captions of two training images or more")
     return data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,9 @@ def main(
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except OSError as error:  # its traceback is in the log, where that could be written
+        print(f"error: {error.filename or folder}: {error.strerror or error}", file=sys.stderr)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -93,15 +97,16 @@ def run(recipe: Recipe, data_folder: Path, out: Path, cache: Path, workers: int 
         if main_process:
             folder.hold("encoder", fingerprint(model.vision))
             log(out, describe(model, data, accelerator))
-        inputs = make_inputs(recipe, model, data, cache, accelerator)
+        inputs = make_inputs(recipe, model, data, cache, accelerator, workers)
         if workers is None:
-            workers = 0 if inputs.grid else min(8, os.cpu_count() or 1)
+            workers = 0 if inputs.grid else processes()
         train(model, tokenizer, data, inputs, recipe, folder, accelerator, workers)
     except Exception as error:
         if main_process:
             known = isinstance(error, USER_ERRORS)
-            log(out, f"failed: {error if known else traceback.format_exc()}")
-            write_report(out)
+            with suppress(OSError):  # a full disk has no room for these either
+                log(out, f"failed: {error if known else traceback.format_exc()}")
+                write_report(out)
         raise
     accelerator.end_training()
     if main_process:
@@ -110,7 +115,12 @@ def run(recipe: Recipe, data_folder: Path, out: Path, cache: Path, workers: int 
 
 
 def make_inputs(
-    recipe: Recipe, model: VisionLanguageModel, data: Data, cache: Path, accelerator: Accelerator
+    recipe: Recipe,
+    model: VisionLanguageModel,
+    data: Data,
+    cache: Path,
+    accelerator: Accelerator,
+    workers: int | None,
 ) -> Inputs:
     """How batches get their images. Patches of a frozen encoder are computed here, where they are not in the cache."""
     preprocess = model.config.vision.preprocess
@@ -122,11 +132,15 @@ def make_inputs(
         return Pixels(preprocess, recipe.augment)
     folder = cache / fingerprint(model.vision)
     train = data.all_train
+    on_cpu = accelerator.device.type == "cpu"  # where the encoder needs the cores itself
     build_features(
         folder,
         model.vision,
         [group.image for group in train + data.all_dev],
         [group.image for group in train if group.source.mirror and not group.names_a_side],
+        device=accelerator.device,
+        batch_size=4 if on_cpu else 64,
+        workers=(1 if on_cpu else processes()) if workers is None else workers,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
@@ -134,6 +148,11 @@ def make_inputs(
     features = FeatureCache(folder)
     drop_unreadable(data, features.unreadable)
     return CachedPatches(features)
+
+
+def processes() -> int:
+    """How many processes decode images, where nobody says."""
+    return min(8, os.cpu_count() or 1)
 
 
 def describe(model: VisionLanguageModel, data: Data, accelerator: Accelerator) -> str:
