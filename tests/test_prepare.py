@@ -81,7 +81,19 @@ def test_stats_show_sizes_answers_and_what_splits_share(run, tmp_path):
     assert plot.exists()
 
 
-@pytest.mark.parametrize("command", [("stats",), ("shards",)])
+def test_files_of_a_split_are_listed_once_a_line(run, tmp_path):
+    result = run("files", FIXTURES / "kohya")
+    assert result.output.splitlines() == [str(FIXTURES / "kohya" / "5_square" / "9.png")]
+    listed = run("files", FIXTURES / "easy_vqa", "--split", "train").output.splitlines()
+    assert len(listed) == len(set(listed)) == 9  # each has two questions
+    assert all(Path(file).is_file() for file in listed)
+    run("shards", FIXTURES / "kohya", tmp_path)
+    result = run("files", tmp_path, "--split", "train")
+    assert result.exit_code == 2
+    assert "are not files of their own" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("command", [("stats",), ("files",), ("shards",)])
 def test_bad_input_is_one_sentence(run, tmp_path, command):
     out = [tmp_path / "out"] if command == ("shards",) else []
     for arguments in (

@@ -1,4 +1,4 @@
-"""Look at a dataset of any known format, or write it as shards."""
+"""Look at a dataset of any known format, list its images, or write it as shards."""
 
 from __future__ import annotations
 
@@ -65,6 +65,29 @@ def shards(
     console.print(f"{len(records)} records in {len(written)} shards in {out}")
     for what, report in (("rows", rows), ("images", pictures)):
         console.print(f"{what}: {report.summary()}", markup=False, highlight=False)
+
+
+@app.command()
+def files(
+    path: SourcePath,
+    split: Annotated[str, typer.Option(help="The split whose images are listed.")] = "test",
+    format: Format = None,
+    images: Images = None,
+    option: Options = None,
+    broken: Limit = 0.05,
+) -> None:
+    """Print the image files of one split, one a line, for other programs."""
+    report = Report(broken)
+    try:
+        refs = [record.image for record in read_all(path, format, split, images, option, report)]
+        if any(ref.data is not None or ref.member is not None for ref in refs):
+            raise DataError(f"The images of {path} are not files of their own.")
+    except DataError as error:
+        fail(error)
+    for name in dict.fromkeys(ref.path for ref in refs):
+        print(name)
+    if report.broken:
+        Console(stderr=True).print(report.summary(), markup=False, highlight=False)
 
 
 @app.command()
