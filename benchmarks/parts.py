@@ -1,0 +1,291 @@
+"""What is measured: ours beside its peer on the same weights and the same input, part by part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+
+import vlm
+from benchmarks import coca, peers, processes
+from benchmarks.roofline import Machine, caption_ms, decoding, encoding, projecting
+from benchmarks.timing import Ids, Row, Run, Side, Spread, between_tokens, compare, timed
+from vlm.captioner import Captioner, EncodedImage
+from vlm.weights.convert import convert
+
+PHOTOS = sorted((Path(__file__).resolve().parents[1] / "assets" / "examples").glob("*.jpg"))
+TOKENS = 20  # of a caption
+ANSWER_TOKENS = 5
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Tiny models or published sizes, turns of each measure, the machine's peaks, and an empty folder for weights."""
+
+    tiny: bool
+    repeats: int
+    machine: Machine
+    folder: Path
+
+
+def blip(setting: Setting) -> Iterator[Row]:
+    """Salesforce/blip-image-captioning-base at 384 px."""
+    peer = peers.blip(setting.folder, setting.tiny)
+    yield from _captioner("blip", setting, peer, beam_counts=(1, 3))
+
+
+def vit_gpt2(setting: Setting) -> Iterator[Row]:
+    """nlpconnect/vit-gpt2-image-captioning at 224 px."""
+    peer = peers.vit_gpt2(setting.folder, setting.tiny)
+    yield from _captioner("vit-gpt2", setting, peer, beam_counts=(1, 4))
+
+
+def _captioner(
+    part: str, setting: Setting, peer: peers.Peer, beam_counts: tuple[int, int]
+) -> Iterator[Row]:
+    ours = _converted(setting.folder)
+    config, machine, repeats = ours.model.config, setting.machine, setting.repeats
+    photo = _photos(1)[0]
+    pixels = peer.pixels([photo])
+    image = ours.encode(photo)
+    slots = image.memory.tokens.shape[1]
+
+    def encode_ours() -> Ids:
+        with torch.inference_mode():
+            ours.model.encode(pixels)
+        return []
+
+    def encode_peer() -> Ids:
+        peer.encode(pixels)
+        return []
+
+    yield compare(
+        part,
+        "encoder",
+        timed(encode_ours),
+        timed(encode_peer),
+        repeats,
+        limit=encoding(config).ms(machine),
+        least_ratio=1.2,
+        most_of_limit=1.25,
+    )
+
+    least = {1: 2.2, beam_counts[1]: 3.5}
+    for beams in beam_counts:
+        yield compare(
+            part,
+            f"token, {_search(beams)}",
+            _token(image, beams),
+            lambda beams=beams: peer.token(pixels, beams, TOKENS),
+            repeats,
+            limit=decoding(config.decoder, slots, rows=beams).ms(machine),
+            least_ratio=least[beams],
+        )
+
+    beams = beam_counts[1]
+    search = _search(beams)
+
+    def caption_peer() -> Ids:
+        return peer.caption([photo], beams, TOKENS)
+
+    yield compare(
+        part,
+        f"caption of {TOKENS} tokens, {search}",
+        timed(lambda: _ids([ours.encode(photo).caption(**_fixed(beams))])),
+        timed(caption_peer),
+        repeats,
+        limit=caption_ms(config, slots, machine, TOKENS, beams=beams),
+        least_ratio=2,
+    )
+
+    def caption_and_maps() -> Ids:
+        caption = ours.encode(photo).caption(**_fixed(beams))
+        caption.maps()
+        return _ids([caption])
+
+    yield compare(
+        part,
+        f"with maps, theirs without, {search}",
+        timed(caption_and_maps),
+        timed(caption_peer),
+        repeats,
+        least_ratio=1,
+    )
+
+    photos = _photos(BATCH)
+    yield compare(
+        part,
+        f"an image of {BATCH}, {search}",
+        timed(lambda: _ids(ours.caption(photos, **_fixed(beams))), BATCH),
+        timed(lambda: peer.caption(photos, beams, TOKENS), BATCH),
+        min(repeats, 3),
+        limit=caption_ms(config, slots, machine, TOKENS, BATCH, beams) / BATCH,
+        least_ratio=1.3,
+    )
+
+
+def vqa(setting: Setting) -> Iterator[Row]:
+    """Salesforce/blip-vqa-base at 384 px: ten questions on one image."""
+    peer = peers.blip(setting.folder, setting.tiny, answers=True)
+    ours = _converted(setting.folder)
+    config, machine = ours.model.config, setting.machine
+    photo, questions, beams = _photos(1)[0], peers.QUESTIONS, 3
+    slots = ours.encode(photo).memory.tokens.shape[1]
+    lengths = [len(ours.tokenizer.question_prompt(question)) for question in questions]
+    assert config.reader is not None
+    headless = replace(config.reader, vocab_size=1)
+    reader = projecting(headless, slots).ms(machine)
+    reader += decoding(headless, slots, rows=sum(lengths)).ms(machine)
+    answers = projecting(config.decoder, max(lengths), len(questions)).ms(machine)
+    step = decoding(config.decoder, max(lengths), len(questions), len(questions) * beams)
+    limit = encoding(config).ms(machine) + reader + answers + ANSWER_TOKENS * step.ms(machine)
+    options = {"beams": beams, "min_tokens": ANSWER_TOKENS, "max_tokens": ANSWER_TOKENS}
+    # transformers ranks by the mean log-probability; of equally long answers the sum ranks alike.
+    ask = timed(lambda: _ids(ours.encode(photo).ask_all(questions, **options)))
+    yield compare(
+        "vqa",
+        f"{len(questions)} questions",
+        ask,
+        timed(lambda: peer.answer_each(photo, questions, beams, ANSWER_TOKENS)),
+        min(setting.repeats, 3),
+        limit=limit,
+        least_ratio=4,
+        note=f"{ANSWER_TOKENS} tokens each, {_search(beams)}; theirs one by one",
+    )
+    yield compare(
+        "vqa",
+        f"{len(questions)} questions, theirs in a batch",
+        ask,
+        timed(lambda: peer.answer_all(photo, questions, beams, ANSWER_TOKENS)),
+        setting.repeats,
+        limit=limit,
+        note="padded, which changes the shorter questions' answers",
+    )
+
+
+def open_clip_coca(setting: Setting) -> Iterator[Row]:
+    """laion/mscoco_finetuned_CoCa-ViT-B-32 at 224 px, beside a transformers that its `generate` accepts."""
+    coca.build(setting.folder, setting.tiny)
+    yield from coca.measure(setting.folder, PHOTOS[0], TOKENS, setting.repeats, setting.machine)
+
+
+def int8(setting: Setting) -> Iterator[Row]:
+    """Our int8 switch beside our float32, on BLIP's weights."""
+    peers.blip(setting.folder, setting.tiny)
+    plain = _converted(setting.folder)
+    folder = setting.folder / "ours"
+    quantised = vlm.load(folder, int8=True)
+    decoder = plain.model.config.decoder
+    photo = _photos(1)[0]
+    images = [quantised.encode(photo), plain.encode(photo)]
+    slots = images[0].memory.tokens.shape[1]
+    for beams in (1, 3):
+        yield compare(
+            "int8",
+            f"token, {_search(beams)}",
+            *(_token(image, beams) for image in images),
+            setting.repeats,
+            limit=decoding(decoder, slots, rows=beams, weight_bytes=1).ms(setting.machine),
+            least_ratio=2,
+            note="the peer is our float32",
+        )
+    sizes = [processes.held_megabytes(folder, PHOTOS[0], int8=small) for small in (True, False)]
+    for name, ours, peer in zip(("the model", "its decoder"), *sizes):
+        spreads = [Spread.of([value]) for value in (ours, peer, peer / ours)]
+        yield Row("int8", f"memory of {name}", "MB", *spreads, least_ratio=3)
+
+
+def bundled(setting: Setting) -> Iterator[Row]:
+    """The model that ships with the package, with captions as long as they come; and its command."""
+    model = vlm.load()
+    config, machine = model.model.config, setting.machine
+    path = PHOTOS[0]
+    caption = model.encode(path).caption(beams=1)
+    slots = caption.image.memory.tokens.shape[1]
+
+    yield compare(
+        "bundled",
+        "greedy caption",
+        timed(lambda: _ids([model.encode(path).caption(beams=1)])),
+        None,
+        2 * setting.repeats,
+        limit=caption_ms(config, slots, machine, len(caption.ids) + 1),
+        most=80,
+    )
+    photos = _photos(BATCH)
+    longest = max(len(answer.ids) for answer in model.caption(photos, beams=1))
+    row = compare(
+        "bundled",
+        f"an image of {BATCH}, greedy",
+        timed(lambda: _ids(model.caption(photos, beams=1)), BATCH),
+        None,
+        setting.repeats,
+        limit=caption_ms(config, slots, machine, longest + 1, BATCH) / BATCH,
+    )
+    yield replace(row, note=f"{1000 / row.ours.median:.1f} images/s")
+    yield compare(
+        "bundled", "import vlm", processes.import_seconds(), None, setting.repeats, "s", most=0.3
+    )
+    runs = [processes.command("caption", str(path)) for _ in range(setting.repeats)]
+    for name, unit, most, values in (
+        ("vlm caption in a new process", "s", 4, [seconds for seconds, _ in runs]),
+        ("peak memory of vlm caption", "MB", 700, [peak for _, peak in runs]),
+    ):
+        yield Row("bundled", name, unit, Spread.of(values), most=most)
+
+
+PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
+    "blip": blip,
+    "vqa": vqa,
+    "vit-gpt2": vit_gpt2,
+    "coca": open_clip_coca,
+    "int8": int8,
+    "bundled": bundled,
+}
+
+
+def _converted(folder: Path) -> Captioner:
+    """A foreign folder as ours, written below it."""
+    convert(folder, folder / "ours")
+    return vlm.load(folder / "ours")
+
+
+def _token(image: EncodedImage, beams: int) -> Side:
+    """Milliseconds a token of a caption, once the first is there."""
+    captioner = image.captioner
+    options = vlm.Options(**_fixed(beams))
+
+    def run() -> Run:
+        projected, prompts = captioner.start([image], None)
+        times, written = [], []
+        for step in captioner.steps(projected, prompts, options):
+            times.append(time.perf_counter())
+            written = [list(hypotheses[0].ids) for hypotheses in step]
+        return Run(between_tokens(times), written)
+
+    return run
+
+
+def _photos(count: int) -> list[Image.Image]:
+    """The example photos, then mirrored, then upside down: all of them different."""
+    photos = [Image.open(path).convert("RGB") for path in PHOTOS]
+    photos += [ImageOps.mirror(photo) for photo in photos]
+    photos += [ImageOps.flip(photo) for photo in photos]
+    return photos[:count]
+
+
+def _fixed(beams: int) -> dict[str, int]:
+    return {"beams": beams, "min_tokens": TOKENS, "max_tokens": TOKENS}
+
+
+def _ids(answers: list[vlm.Answer]) -> Ids:
+    return [list(answer.ids) for answer in answers]
+
+
+def _search(beams: int) -> str:
+    return "greedy" if beams == 1 else f"{beams} beams"
