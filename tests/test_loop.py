@@ -13,7 +13,8 @@ from small_runs import draw_photos, small_recipe
 
 import training.loop as loop
 from training.checkpoints import RunFolder, TrainingError
-from training.inputs import Pixels
+from training.features import FeatureCache, build_features
+from training.inputs import CachedPatches, Inputs, Pixels
 from training.models import start_model
 from training.monitor import Monitor, read_metrics
 from training.objectives import Likelihood
@@ -30,14 +31,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_photos(tmp_path_factory.mktemp("photos"), 30)
 
 
-def train(recipe: Recipe, photos: Path, out: Path) -> list[dict[str, Any]]:
-    """Train without the command line and the feature cache, and return the run's figures."""
+def train(
+    recipe: Recipe, photos: Path, out: Path, cache: Path | None = None
+) -> list[dict[str, Any]]:
+    """Train without the command line, and without the feature cache if it is not named; return the run's figures."""
     folder = RunFolder(out)
     folder.claim(recipe)
     data = read_data(recipe, photos)
     texts = texts_of(data.all_train)
     model, tokenizer = start_model(recipe, texts, folder.model / "tokenizer.json")
-    inputs = Pixels(model.config.vision.preprocess, recipe.augment)
+    inputs: Inputs = Pixels(model.config.vision.preprocess, recipe.augment)
+    if cache is not None:
+        refs = [group.image for group in data.all_train + data.all_dev]
+        build_features(cache, model.vision, refs, mirrored=refs, workers=0)
+        inputs = CachedPatches(FeatureCache(cache))
     AcceleratorState._reset_state(reset_partial_state=True)  # one a process, but here are many runs
     loop.train(model, tokenizer, data, inputs, recipe, folder, loop.make_accelerator(recipe))
     return read_metrics(out / "metrics.jsonl")
@@ -123,9 +130,13 @@ def test_an_unfrozen_encoder_learns_and_a_frozen_one_does_not(photos: Path, tmp_
     assert not any("running" in key for key in moved("unfrozen"))  # of batch norms
 
 
-def test_mixed_precision_follows_full_precision(photos: Path, tmp_path: Path) -> None:
-    full = train(small_recipe(photos, dropout=0.0), photos, tmp_path / "full")
-    mixed = train(small_recipe(photos, dropout=0.0, precision="bf16"), photos, tmp_path / "mixed")
+@pytest.mark.parametrize("cached", [False, True])
+def test_mixed_precision_follows_full_precision(photos: Path, tmp_path: Path, cached: bool) -> None:
+    cache = tmp_path / "cache" if cached else None
+    common: dict[str, Any] = {"dropout": 0.0, "validation": {"images": 9}}
+    full = train(small_recipe(photos, **common), photos, tmp_path / "full", cache)
+    recipe = small_recipe(photos, **common, precision="bf16")
+    mixed = train(recipe, photos, tmp_path / "mixed", cache)
     assert losses(mixed) == pytest.approx(losses(full), rel=2e-2)
     assert losses(mixed) != losses(full)
 

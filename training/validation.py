@@ -60,9 +60,10 @@ class Dev:
         """Mean cross-entropy in nats a token, without smoothing or dropout."""
         likelihood = Likelihood(model)
         total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-        with torch.inference_mode(), accelerator.autocast():
+        with torch.inference_mode():
             for _, batch in self._batches(self.groups, accelerator):
-                loss = likelihood(batch.to(accelerator.device))
+                with accelerator.autocast():
+                    loss = likelihood(batch.to(accelerator.device))
                 total += torch.tensor([loss.item(), batch.targets], device=total.device)
         nats, tokens = accelerator.reduce(total).tolist()
         return nats / tokens if tokens else math.nan  # where no image could be read
@@ -72,9 +73,10 @@ class Dev:
     ) -> list[Prediction]:
         """Greedy captions and answers for the first `images` images, on every process."""
         predictions: list[Prediction] = []
-        with torch.inference_mode(), accelerator.autocast():
+        with torch.inference_mode():
             for groups, batch in self._batches(self.groups[:images], accelerator):
-                predictions += self._predict(model, groups, batch.to(accelerator.device))
+                with accelerator.autocast():
+                    predictions += self._predict(model, groups, batch.to(accelerator.device))
         return gather_object(predictions)
 
     def _batches(
