@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 from PIL import Image
-from small_runs import draw_photos
+from small_runs import draw_photos, write_recipe
 
 import training.report as report
 from training.data.records import ImageRef, Record
@@ -165,12 +165,24 @@ def test_the_models_own_words_are_shown_with_a_map_each(
 
 
 def test_a_run_that_was_killed_gets_its_report_by_a_command(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, tiny: Captioner, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write_recipe(run / "recipe.yaml")
+    save_checkpoint(run / "model", tiny.model, tiny.tokenizer)
     report.main(run)
     assert capsys.readouterr().out.strip() == str(run / "report.html")
-    assert "Curves" in Page(run / "report.html").sections
-    with pytest.raises(typer.Exit) as left:
-        report.main(run / "nowhere")
-    assert left.value.exit_code == 2
-    assert f"there is no folder {run / 'nowhere'}" in capsys.readouterr().err
+    assert list(Page(run / "report.html").sections) == ["Curves", "Validation", "Recipe", "Log"]
+    report.main(run, draw_photos(tmp_path / "photos", 20))
+    assert "people: " in Page(run / "report.html").sections["Random examples"]
+
+
+def test_what_has_no_report_is_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipe(run / "recipe.yaml")
+    missing = tmp_path / "nowhere"
+    for folder, data in ((missing, None), (run, missing)):
+        with pytest.raises(typer.Exit) as left:
+            report.main(folder, data)
+        assert left.value.exit_code == 2
+        assert f"error: there is no folder {missing}" in capsys.readouterr().err.replace("T", "t")

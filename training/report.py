@@ -1,6 +1,6 @@
 """One self-contained `report.html` of a run: curves, scores, examples with word maps, recipe and log.
 
-`python -m training.report RUN` writes it from what a run has left, e.g. one that was killed.
+`python -m training.report RUN --data DIR` writes it from what a run has left, e.g. one that was killed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import typer
 from matplotlib.figure import Figure
 from PIL import Image
 
+from training.data.records import DataError
 from training.monitor import read_metrics
+from training.recipe import RecipeError, load_recipe
 from training.samples import answers
-from training.sources import Group
+from training.sources import Group, read_data
 from training.validation import Prediction, score_each
 from vlm.captioner import Answer, Captioner
 from vlm.weights.store import load_checkpoint
@@ -146,12 +148,22 @@ def preformatted(path: Path) -> str:
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
-def main(folder: Annotated[Path, typer.Argument(help="the run's folder")]) -> None:
-    """Write report.html from what a run has left so far; only the run itself chooses examples."""
-    if not folder.is_dir():
-        typer.echo(f"error: there is no folder {folder}", err=True)
-        raise typer.Exit(2)
-    write_report(folder)
+def main(
+    folder: Annotated[Path, typer.Argument(help="the run's folder")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="what {data} in its recipe stands for  [default: no examples]"),
+    ] = None,
+) -> None:
+    """Write report.html from what a run has left so far."""
+    try:
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}")
+        dev = read_data(load_recipe(folder / "recipe.yaml"), data).all_dev if data else []
+    except (DataError, RecipeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    write_report(folder, dev)
     print(folder / "report.html")
 
 
