@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documentation import ROOT, blocks, commands, run
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def commands() -> list[str]:
-    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
-    return [line.split("  #")[0].strip() for line in lines if line.strip()]
-
-
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.run(
-        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
-    )
 
 
 @pytest.fixture
@@ -45,24 +24,26 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("vlm ")])
+@pytest.mark.parametrize("command", [c for c in commands(README) if c.startswith("vlm ")])
 def test_vlm_commands(command, checkout):
     result = run(command, checkout)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
+@pytest.mark.parametrize("command", [c for c in commands(README) if c.startswith("make ")])
 def test_make_targets_exist(command, checkout):
     assert run(f"{command} --dry-run", checkout).returncode == 0
 
 
 def test_the_app_starts(checkout):
-    assert "python app.py" in commands()
+    assert "python app.py" in commands(README)
     assert run("python app.py --help", checkout).returncode == 0
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python -m training.")])
+@pytest.mark.parametrize(
+    "command", [c for c in commands(README) if c.startswith("python -m training.")]
+)
 def test_training_commands_know_their_options(command, checkout):
     """The runs take hours; that every option they name exists is checked in a second."""
     words = shlex.split(command)
@@ -74,11 +55,11 @@ def test_training_commands_know_their_options(command, checkout):
 
 def test_every_command_is_one_that_is_tested():
     known = ("vlm ", "make ", "python app.py", "python -m training.", "pip install -e .")
-    assert [c for c in commands() if not c.startswith(known)] == []
+    assert [c for c in commands(README) if not c.startswith(known)] == []
 
 
 def test_python(checkout):
-    (checkout / "readme.py").write_text("\n".join(blocks("python")))
+    (checkout / "readme.py").write_text("\n".join(blocks(README, "python")))
     result = run(f"{shlex.quote(sys.executable)} readme.py", checkout)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
@@ -86,7 +67,7 @@ def test_python(checkout):
 
 def test_the_tree_names_every_file():
     """One line a file, and no line for a file that is gone."""
-    (tree,) = blocks("text")
+    (tree,) = blocks(README, "text")
     listed = set(re.findall(r"[\w./-]+\.(?:py|yaml|css|js|html)\b", tree))
     names = {Path(name).name for name in listed}
     for folder in ("vlm", "training"):
