@@ -60,9 +60,10 @@ def load_checkpoint(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]
             f"{folder / 'model.safetensors'} is truncated or not a safetensors file: {error}"
         ) from None
     try:
+        # Copies: one tensor that still lies in the mapped file would keep all of it in memory.
         model.load_state_dict(
             {
-                name: tensor.float() if tensor.is_floating_point() else tensor
+                name: tensor.to(torch.float32 if tensor.is_floating_point() else None, copy=True)
                 for name, tensor in weights.items()
             },
             assign=True,
