@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -59,10 +60,12 @@ def command(*arguments: str) -> tuple[float, float]:
 def held_megabytes(folder: Path, photo: Path, **options: object) -> tuple[float, float]:
     """Resident megabytes that a model adds to a process that has all libraries, and how many of them are its decoder's.
 
-    They are counted once it has written a caption; `options` are those of `vlm.load`.
+    They are counted once it has written a caption; `options` are those of `vlm.load`. Either is a page at least, which
+    is the least that the system tells apart.
     """
     model, decoder = json.loads(_python(_HELD, str(folder), str(photo), json.dumps(options)))
-    return model, decoder
+    page = mmap.PAGESIZE / 1e6
+    return max(model, page), max(decoder, page)
 
 
 def _python(code: str, *arguments: str) -> str:
