@@ -611,6 +611,19 @@ def test_squash_is_a_plain_resize(interpolation: str, source: tuple[int, int]) -
     assert frame == Frame(*source, (0, 0, *source))
 
 
+@given(width=st.integers(1, 300), height=st.integers(1, 300), size=inputs, fit=fits)
+@settings(deadline=None, max_examples=50)
+def test_what_is_resized_already_is_seen_alike(
+    width: int, height: int, size: tuple[int, int], fit: str
+) -> None:
+    assume(size[0] * size[1] < 50_000)
+    preprocess = Preprocess(size, MEAN, STD, fit)
+    image = noise(width, height)
+    resized = preprocess.resized(image)
+    assert resized.size == (size[1], size[0])
+    assert torch.equal(preprocess(resized)[0], preprocess(image)[0])
+
+
 def reference(size: int, interpolation: str) -> v2.Transform:
     """What timm builds for evaluation with crop_pct 1."""
     mode = v2.InterpolationMode[interpolation.upper()]

@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lower layers first; a module may import from layers below its own, and from its own.
 LAYERS = [
     {"vlm.images", "vlm.config"},
-    {"vlm.tokenizer", "vlm.memory", "vlm.attention"},
+    {"vlm.tokenizer", "vlm.memory", "vlm.attention", "vlm.shards"},
     {"vlm.vision", "vlm.decoder"},
     {"vlm.model"},
     {"vlm.generate", "vlm.explain", "vlm.weights", "vlm.packed"},
     {"vlm.captioner"},
+    {"vlm.caption_dataset"},
     {"vlm.cli", "vlm.server", "vlm.ui"},
     {"vlm.__main__", "app"},
 ]

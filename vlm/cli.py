@@ -1,4 +1,4 @@
-"""The command line: `vlm caption`, `vlm ask`, `vlm explain` and `vlm models`.
+"""The command line: `vlm caption`, `vlm ask`, `vlm explain`, `vlm models` and more.
 
 Results go to stdout and everything else to stderr. The exit code is 0 when all went well, 1 when an image could not be
 read, and 2 when the request was wrong or the output could not be written.
@@ -22,6 +22,7 @@ import typer
 
 # torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
 from vlm import __version__
+from vlm.caption_dataset import caption_dataset
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,9 +63,11 @@ def _clear_errors() -> Iterator[None]:
         from vlm.captioner import QuestionError
         from vlm.generate import OptionError
         from vlm.packed import PackingError
+        from vlm.shards import DatasetError
         from vlm.weights.store import CheckpointError
 
-        if not isinstance(error, QuestionError | OptionError | CheckpointError | PackingError):
+        known = QuestionError | OptionError | CheckpointError | PackingError | DatasetError
+        if not isinstance(error, known):
             raise
         _fail(str(error))
     except BrokenPipeError:  # the reader has seen enough, as in `vlm caption photos | head`
@@ -271,6 +274,8 @@ def convert(
     convert(find(source), out)
     typer.echo(f"{out} is written; use it with --model {out}", err=True)
 
+
+app.command()(_clear_errors()(caption_dataset))
 
 # Commands of what this package does not import, such as training's `vlm evaluate`.
 for command in entry_points(group="vlm.commands"):

@@ -110,19 +110,24 @@ class Preprocess:
         )
         return Frame(width, height, box)
 
+    def resized(self, image: Image.Image) -> Image.Image:
+        """What the model sees of `image` (RGB, upright), in the input's size; of its own result, an equal picture."""
+        height, width = self.size
+        resampling = Image.Resampling[self.interpolation.upper()]
+        box = self.frame(image.width, image.height).box
+        return image.resize((width, height), resampling, box=box)
+
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Frame]:
         """Pixels `(3, H, W)`, float32 and normalised, and the Frame that places them on `image` (RGB, upright)."""
         import torch
 
-        height, width = self.size
-        frame = self.frame(image.width, image.height)
-        resampling = Image.Resampling[self.interpolation.upper()]
-        resized = image.resize((width, height), resampling, box=frame.box)
         # A copy, because torch cannot hold PIL's read-only buffer.
-        pixels = torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1)  # (3, H, W)
+        resized = np.array(self.resized(image), dtype=np.uint8)
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)  # (3, H, W)
         mean = torch.tensor(self.mean).view(3, 1, 1)
         std = torch.tensor(self.std).view(3, 1, 1)
-        return (pixels.float().div_(255) - mean) / std, frame
+        pixels = (pixels.float().div_(255) - mean) / std
+        return pixels, self.frame(image.width, image.height)
 
 
 def load_image(source: ImageSource) -> Image.Image:
