@@ -356,10 +356,11 @@ def _write(path: Path, text: str) -> None:
 
 
 def _load(name: str | None, int8: bool) -> Captioner:
-    # Hardly an object of an import is ever freed: looking for such ones takes a sixth of the start.
+    # Hardly an object of an import is ever freed: looking for those takes a quarter of the time, at the end again.
     gc.disable()
     from vlm.captioner import load
 
+    gc.freeze()
     gc.enable()
     return load(name, int8=int8)
 
