@@ -177,7 +177,7 @@ def open_clip_coca(setting: Setting) -> Iterator[Row]:
 def int8(setting: Setting) -> Iterator[Row]:
     """Our int8 switch beside our float32, on BLIP's weights."""
     peers.blip(setting.folder, setting.tiny)
-    plain = _converted(setting.folder)
+    plain = _converted(setting.folder, openvino=True)
     folder = setting.folder / "ours"
     quantised = vlm.load(folder, int8=True)
     decoder = plain.model.config.decoder
@@ -194,7 +194,10 @@ def int8(setting: Setting) -> Iterator[Row]:
             least_ratio=2,
             note="the peer is our float32",
         )
-    sizes = [processes.held_megabytes(folder, PHOTOS[0], int8=small) for small in (True, False)]
+    sizes = [
+        processes.held_megabytes(folder, PHOTOS[0], openvino=True, int8=small)
+        for small in (True, False)
+    ]
     for name, ours, peer in zip(("the model", "its decoder"), *sizes):
         spreads = [Spread.of([value]) for value in (ours, peer, peer / ours)]
         yield Row("int8", f"memory of {name}", "MB", *spreads, least_ratio=3)
@@ -249,10 +252,11 @@ PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 }
 
 
-def _converted(folder: Path) -> Captioner:
+def _converted(folder: Path, openvino: bool = False) -> Captioner:
     """A foreign folder as ours, written below it."""
-    convert(folder, folder / "ours")
-    return vlm.load(folder / "ours")
+    if not (folder / "ours").exists():
+        convert(folder, folder / "ours")
+    return vlm.load(folder / "ours", openvino=openvino)
 
 
 def _token(image: EncodedImage, beams: int) -> Side:

@@ -15,7 +15,7 @@ LAYERS = [
     {"vlm.tokenizer", "vlm.memory", "vlm.attention", "vlm.shards"},
     {"vlm.vision", "vlm.decoder"},
     {"vlm.model"},
-    {"vlm.generate", "vlm.explain", "vlm.weights", "vlm.packed"},
+    {"vlm.generate", "vlm.explain", "vlm.weights", "vlm.packed", "vlm.compiled"},
     {"vlm.captioner"},
     {"vlm.caption_dataset"},
     {"vlm.cli", "vlm.server", "vlm.ui"},

@@ -68,7 +68,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Score only the first images, or questions.")
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="The last model's decoder weights in 8 bits.")
+        bool, typer.Option("--int8", help="The last model with weights in 8 bits.")
     ] = False,
     blind: Annotated[
         bool,
@@ -218,13 +218,13 @@ def clear_errors() -> Iterator[None]:
     """What the user can put right becomes one sentence and exit code 2."""
     try:
         from training.data.records import DataError
+        from vlm.compiled import BackendError
         from vlm.generate import OptionError
-        from vlm.packed import PackingError
         from vlm.weights.store import CheckpointError
 
         try:
             yield
-        except (DataError, CheckpointError, OptionError, PackingError) as error:
+        except (DataError, CheckpointError, OptionError, BackendError) as error:
             fail(str(error))
     except ModuleNotFoundError as error:
         fail(f"evaluation needs the package {error.name}; run: pip install 'vlm[train]'")

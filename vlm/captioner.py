@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vlm.compiled import BackendError, compile_model
 from vlm.decoder import Projected
 from vlm.explain.maps import WordMap, word_maps
 from vlm.generate import Hypothesis, Options, generate, stream
 from vlm.images import Frame, ImageSource, load_image
 from vlm.memory import Memory
 from vlm.model import VisionLanguageModel
-from vlm.packed import PackingError, can_pack, pack
+from vlm.packed import can_pack, pack
 from vlm.tokenizer import Tokenizer
 from vlm.vision import folded
 from vlm.weights.convert import converted, family
@@ -322,21 +323,29 @@ class Captioner:
         )
 
 
-def load(name: str | Path | None = None, device: str = "cpu", int8: bool = False) -> Captioner:
+def load(
+    name: str | Path | None = None,
+    device: str = "cpu",
+    openvino: bool = False,
+    int8: bool = False,
+) -> Captioner:
     """Load a checkpoint: the bundled one, a bundled name, a folder, or a hub id.
 
     One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the
-    result is kept; see `vlm.weights.convert`. On x86 processors the weights are laid out for inference, with `int8`
-    the decoder's in 8 bits; see `vlm.packed`. Raises `vlm.weights.store.CheckpointError` when there is none or it is
-    damaged, and `vlm.packed.PackingError` where int8 is not to be had.
+    result is kept; see `vlm.weights.convert`. On x86 processors the weights are laid out for inference; see
+    `vlm.packed`. With `openvino` OpenVINO runs the model, and with `int8` so, over weights in 8 bits; see
+    `vlm.compiled`. Raises `vlm.weights.store.CheckpointError` when there is none or it is damaged, and
+    `vlm.compiled.BackendError` where OpenVINO is not to be had, or not on that device.
     """
-    if int8 and device != "cpu":
-        raise PackingError(f"int8 weights are for the CPU, not for {device}")
+    if (openvino or int8) and device != "cpu":
+        raise BackendError(f"OpenVINO runs models on the CPU here, not on {device}")
     folder = find(name)
     model, tokenizer = load_checkpoint(converted(folder) if family(folder) else folder)
     model.vision = folded(model.vision)
-    if int8 or (device == "cpu" and can_pack()):
-        pack(model, int8)
+    if openvino or int8:
+        compile_model(model, int8)
+    elif device == "cpu" and can_pack():
+        pack(model)
     return Captioner(model.to(device), tokenizer)
 
 

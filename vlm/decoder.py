@@ -147,12 +147,30 @@ class Decoder(nn.Module):
             positions = torch.arange(past, past + length, device=ids.device)
         else:
             positions = (valid.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-        x = self.token_embedding(ids) * self.config.embedding_scale  # (R, T, D)
-        x = self.dropout(self.embedding_norm(x + self.position_embedding(positions)))
-
         self_mask = self._self_mask(length, past, valid, ids.device)
         cross_mask = None if projected.mask is None else projected.mask[:, None, None, :]
-        cross_layers, past_layers = iter(projected.layers), iter(cache or ())
+        return self.compute(
+            ids, positions, projected.layers, cache or (), self_mask, cross_mask, explicit
+        )
+
+    def compute(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cross_layers: Cache,
+        cache: Cache,
+        self_mask: Tensor | None,
+        cross_mask: Tensor | None,
+        explicit: bool,
+    ) -> Decoded:
+        """What `forward` gives, of tensors alone.
+
+        `positions` are `(T,)` or `(R, T)`; masks are True where a query may look, and broadcast to
+        `(R, H, T, P + T)` and `(B, H, n * T, S)`.
+        """
+        x = self.token_embedding(ids) * self.config.embedding_scale  # (R, T, D)
+        x = self.dropout(self.embedding_norm(x + self.position_embedding(positions)))
+        cross, past = iter(cross_layers), iter(cache)
         grown: list[KeyValue] = []
         cross_attention: list[Tensor] = []
         for sublayer in self._sublayers():
@@ -162,13 +180,13 @@ class Decoder(nn.Module):
             elif sublayer.kind == "s":
                 keys, values = sublayer.body.project(entered)
                 if cache:
-                    old_keys, old_values = next(past_layers)
+                    old_keys, old_values = next(past)
                     keys = torch.cat([old_keys, keys], dim=2)
                     values = torch.cat([old_values, values], dim=2)
                 grown.append((keys, values))
-                change, _ = sublayer.body(entered, (keys, values), self_mask)
+                change, _ = sublayer.body(entered, (keys, values), self_mask, explicit)
             else:
-                change, attention = sublayer.body(entered, next(cross_layers), cross_mask, explicit)
+                change, attention = sublayer.body(entered, next(cross), cross_mask, explicit)
                 if attention is not None:
                     cross_attention.append(attention)
             x = sublayer.residual(x, change)

@@ -1,0 +1,243 @@
+"""A model compiled by OpenVINO for the CPU, with weights in float32 or int8."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm.decoder import Cache, Decoded, Decoder, Projected
+from vlm.memory import Memory
+from vlm.model import VisionLanguageModel
+from vlm.vision import VisionEncoder
+
+
+class BackendError(ValueError):
+    """A way of running a model that is not to be had here; the message says why."""
+
+
+def compile_model(model: VisionLanguageModel, int8: bool = False) -> None:
+    """Have OpenVINO run a model's encoder, reader and decoder, in place; its weights are then no longer to be had.
+
+    With `int8` their matrices are stored in 8 bits with a scale for each output, and multiplied in float32. There are
+    no gradients. Raises BackendError where OpenVINO is not installed.
+    """
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        raise BackendError(
+            "OpenVINO is not installed; install vlm with the extra: pip install 'vlm[openvino]'"
+        ) from None
+    with torch.no_grad():
+        model.vision = CompiledVision(model.vision, int8)
+        model.decoder = CompiledDecoder(model.decoder, int8)
+        if model.reader is not None:
+            model.reader = CompiledDecoder(model.reader, int8)
+
+
+class Compiled:
+    """A function of tensors with the weights of a module, safe to call from several threads."""
+
+    def __init__(
+        self,
+        owner: nn.Module,
+        function: Callable[..., Tensor | list[Tensor]],
+        example: Sequence[Tensor],
+        int8: bool,
+    ) -> None:
+        import openvino
+
+        graph = _traced(_Function(owner, function), example)
+        if int8:
+            _store_in_8_bits(graph)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # activations stay in float32
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self.compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        self.idle: list[Any] = []  # a request holds the buffers of one call at a time
+
+    def __call__(self, inputs: Sequence[Tensor], outputs: int | None = None) -> list[Tensor]:
+        """The first `outputs` of what the module gives, or all."""
+        try:
+            request = self.idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        arrays = [tensor.contiguous().numpy() for tensor in inputs]
+        results = request.infer(arrays, share_inputs=True, share_outputs=True)
+        # Copies, for the request's own buffers are written anew by its next call.
+        copies = [torch.from_numpy(results[i].copy()) for i in range(len(results))[:outputs]]
+        self.idle.append(request)
+        return copies
+
+
+class CompiledVision(VisionEncoder):
+    """An encoder for images of its model's own size."""
+
+    def __init__(self, encoder: VisionEncoder, int8: bool) -> None:
+        nn.Module.__init__(self)
+        self.config, self.width = encoder.config, encoder.width
+        # Two images, so that nothing takes the batch for a constant.
+        pixels = torch.zeros(2, 3, *encoder.config.preprocess.size)
+        self.grid = encoder(pixels)[1]
+        try:
+            self.patches = Compiled(encoder, lambda pixels: encoder(pixels)[0], [pixels], int8)
+        except RuntimeError as error:  # a module that has no counterpart
+            reason = str(error).strip().splitlines()[-1]
+            raise BackendError(f"OpenVINO cannot run {self.config.name}: {reason}") from None
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        return self.patches([pixels])[0], self.grid
+
+
+class CompiledDecoder(Decoder):
+    """A decoder whose passes, projections and logits are graphs."""
+
+    def __init__(self, decoder: Decoder, int8: bool) -> None:
+        nn.Module.__init__(self)
+        config = self.config = decoder.config
+        self.self_layers = config.sublayers.count("s")
+        # No size is 1 or the same as another, so that nothing takes it for a constant.
+        tokens = torch.zeros(2, 7, config.memory_width)
+        projected = decoder.project(Memory(tokens, ()))
+        past = decoder(torch.zeros(6, 5, dtype=torch.long), projected)
+        inputs = [
+            torch.zeros(6, 3, dtype=torch.long),
+            torch.arange(5, 8)[None],
+            torch.ones(6, 1, 3, 8, dtype=torch.bool),
+            torch.ones(2, 1, 1, 7, dtype=torch.bool),
+            *_flat(projected.layers),
+            *_flat(past.cache),
+        ]
+        cross_count = len(projected.layers)
+
+        def passes(
+            ids: Tensor, positions: Tensor, self_mask: Tensor, cross_mask: Tensor, *flat: Tensor
+        ) -> list[Tensor]:
+            pairs = _paired(flat)
+            # With probabilities: to OpenVINO they cost no more than fused attention.
+            decoded = decoder.compute(
+                ids,
+                positions,
+                pairs[:cross_count],
+                pairs[cross_count:],
+                self_mask,
+                cross_mask,
+                True,
+            )
+            return [decoded.hidden, *_flat(decoded.cache), *decoded.cross_attention]
+
+        def project(tokens: Tensor) -> list[Tensor]:
+            return _flat(decoder.project(Memory(tokens, ())).layers)
+
+        self.passes = Compiled(decoder, passes, inputs, int8)
+        self.projection = Compiled(decoder, project, [tokens], int8)
+        self.head_logits = Compiled(decoder, decoder.logits, [past.hidden[:, -1]], int8)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def project(self, memory: Memory) -> Projected:
+        return Projected(_paired(self.projection([memory.tokens])), memory.mask)
+
+    def compute(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cross_layers: Cache,
+        cache: Cache,
+        self_mask: Tensor | None,
+        cross_mask: Tensor | None,
+        explicit: bool,
+    ) -> Decoded:
+        rows, length = ids.shape
+        if not cache:
+            heads = self.config.heads
+            empty = torch.empty(rows, heads, 0, self.config.width // heads)
+            cache = ((empty, empty),) * self.self_layers
+        if self_mask is None:
+            self_mask = torch.ones(1, 1, length, cache[0][0].shape[2] + length, dtype=torch.bool)
+        if cross_mask is None:
+            cross_mask = torch.ones(1, 1, 1, cross_layers[0][0].shape[2], dtype=torch.bool)
+        masks = [self_mask.view(-1, 1, *self_mask.shape[-2:]), cross_mask]
+        inputs = [ids, positions.view(-1, length), *masks, *_flat(cross_layers), *_flat(cache)]
+        kept = 1 + 2 * self.self_layers
+        hidden, *rest = self.passes(inputs, None if explicit else kept)
+        return Decoded(hidden, _paired(rest[: kept - 1]), tuple(rest[kept - 1 :]))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, -2)
+        return self.head_logits([rows])[0].unflatten(0, hidden.shape[:-1])
+
+
+def _flat(cache: Cache) -> list[Tensor]:
+    return [tensor for key_value in cache for tensor in key_value]
+
+
+def _paired(tensors: Sequence[Tensor]) -> Cache:
+    return tuple(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+class _Function(nn.Module):
+    """A function of a module's as a module, to be traced."""
+
+    def __init__(self, owner: nn.Module, function: Callable[..., Tensor | list[Tensor]]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        results = self.function(*inputs)
+        return results if isinstance(results, Tensor) else tuple(results)
+
+
+def _traced(module: nn.Module, example: Sequence[Tensor]) -> Any:
+    """A module as OpenVINO's graph, with all sizes free.
+
+    `openvino.convert_model` makes the same calls, but also reports its use to its makers over the network.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # that Python's values are constants to a trace, as is meant
+        decoder = TorchScriptPythonDecoder(module.eval(), example_input=tuple(example))
+        return frontend.convert(frontend.load(decoder))
+
+
+def _store_in_8_bits(graph: Any) -> None:
+    """Replace each matrix by int8 rows times a scale each, which OpenVINO multiplies by without unpacking it first."""
+    from openvino import Type
+    from openvino import opset13 as ops
+
+    for constant in graph.get_ops():
+        if constant.get_type_name() != "Constant" or len(constant.shape) != 2:
+            continue
+        if constant.get_element_type() != Type.f32:
+            continue
+        rows, scale = (t.numpy() for t in quantise(torch.from_numpy(constant.data.copy())))
+        for user in constant.output(0).get_target_inputs():
+            node = user.get_node()
+            if node.get_type_name() == "MatMul":
+                matrix = ops.multiply(ops.convert(ops.constant(rows), "f32"), scale[:, None])
+                user.replace_source_output(matrix.output(0))
+            elif node.get_type_name() == "Gather":  # of embeddings
+                ids, axis = node.input_value(1), node.input_value(2)
+                gathered = ops.convert(ops.gather(ops.constant(rows), ids, axis), "f32")
+                found = ops.multiply(gathered, ops.gather(scale[:, None], ids, axis))
+                node.output(0).replace(found.output(0))
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `(N, D)` as int8, and the scale of each, `(N,)`: the nearest of 255 steps to each side of zero."""
+    scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
+    return (weight / scale[:, None]).round().to(torch.int8), scale
