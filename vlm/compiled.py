@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import warnings
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryFile
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,8 +54,7 @@ class Compiled:
         import openvino
 
         graph = _traced(_Function(owner, function), example)
-        if int8:
-            _store_in_8_bits(graph)
+        self.store = _store_in_8_bits(graph) if int8 else None
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
@@ -72,6 +74,8 @@ class Compiled:
         results = request.infer(arrays, share_inputs=True, share_outputs=True)
         # Copies, for the request's own buffers are written anew by its next call.
         copies = [torch.from_numpy(results[i].copy()) for i in range(len(results))[:outputs]]
+        if self.store is not None and hasattr(self.store, "madvise"):  # Windows has none
+            self.store.madvise(mmap.MADV_DONTNEED)
         self.idle.append(request)
         return copies
 
@@ -214,27 +218,45 @@ def _traced(module: nn.Module, example: Sequence[Tensor]) -> Any:
         return frontend.convert(frontend.load(decoder))
 
 
-def _store_in_8_bits(graph: Any) -> None:
-    """Replace each matrix by int8 rows times a scale each, which OpenVINO multiplies by without unpacking it first."""
+def _store_in_8_bits(graph: Any) -> mmap.mmap | None:
+    """Replace each matrix by int8 rows times a scale each, which OpenVINO multiplies by without unpacking it first.
+
+    It lays the rows out anew, but also keeps them as they were: they lie in the file that is returned, so that the
+    system can do without them. None where there is no matrix.
+    """
     from openvino import Type
     from openvino import opset13 as ops
 
-    for constant in graph.get_ops():
-        if constant.get_type_name() != "Constant" or len(constant.shape) != 2:
-            continue
-        if constant.get_element_type() != Type.f32:
-            continue
-        rows, scale = (t.numpy() for t in quantise(torch.from_numpy(constant.data.copy())))
-        for user in constant.output(0).get_target_inputs():
+    constants = [node for node in graph.get_ops() if node.get_type_name() == "Constant"]
+    matrices = [
+        constant
+        for constant in constants
+        if len(constant.shape) == 2 and constant.get_element_type() == Type.f32
+    ]
+    size = sum(matrix.data.size for matrix in matrices)
+    if size == 0:
+        return None
+    with TemporaryFile() as file:
+        file.truncate(size)
+        store = mmap.mmap(file.fileno(), size)
+    start = 0
+    for matrix in matrices:
+        quantised, scale = quantise(torch.from_numpy(matrix.data.copy()))
+        rows = np.frombuffer(store, np.int8, quantised.numel(), start).reshape(quantised.shape)
+        rows[...] = quantised.numpy()
+        start += rows.size
+        shared, scales = ops.constant(rows, shared_memory=True), scale[:, None].numpy()
+        for user in matrix.output(0).get_target_inputs():
             node = user.get_node()
             if node.get_type_name() == "MatMul":
-                matrix = ops.multiply(ops.convert(ops.constant(rows), "f32"), scale[:, None])
-                user.replace_source_output(matrix.output(0))
+                product = ops.multiply(ops.convert(shared, "f32"), scales)
+                user.replace_source_output(product.output(0))
             elif node.get_type_name() == "Gather":  # of embeddings
                 ids, axis = node.input_value(1), node.input_value(2)
-                gathered = ops.convert(ops.gather(ops.constant(rows), ids, axis), "f32")
-                found = ops.multiply(gathered, ops.gather(scale[:, None], ids, axis))
+                gathered = ops.convert(ops.gather(shared, ids, axis), "f32")
+                found = ops.multiply(gathered, ops.gather(scales, ids, axis))
                 node.output(0).replace(found.output(0))
+    return store
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
