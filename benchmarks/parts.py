@@ -36,19 +36,26 @@ class Setting:
 def blip(setting: Setting) -> Iterator[Row]:
     """Salesforce/blip-image-captioning-base at 384 px."""
     peer = peers.blip(setting.folder, setting.tiny)
-    yield from _captioner("blip", setting, peer, beam_counts=(1, 3))
+    for part, openvino in (("blip", False), ("blip on OpenVINO", True)):
+        ours = _converted(setting.folder, openvino)
+        yield from _captioner(part, setting, ours, peer, beam_counts=(1, 3))
 
 
 def vit_gpt2(setting: Setting) -> Iterator[Row]:
     """nlpconnect/vit-gpt2-image-captioning at 224 px."""
     peer = peers.vit_gpt2(setting.folder, setting.tiny)
-    yield from _captioner("vit-gpt2", setting, peer, beam_counts=(1, 4))
+    for part, openvino in (("vit-gpt2", False), ("vit-gpt2 on OpenVINO", True)):
+        ours = _converted(setting.folder, openvino)
+        yield from _captioner(part, setting, ours, peer, beam_counts=(1, 4))
 
 
 def _captioner(
-    part: str, setting: Setting, peer: peers.Peer, beam_counts: tuple[int, int]
+    part: str,
+    setting: Setting,
+    ours: Captioner,
+    peer: peers.Peer,
+    beam_counts: tuple[int, int],
 ) -> Iterator[Row]:
-    ours = _converted(setting.folder)
     config, machine, repeats = ours.model.config, setting.machine, setting.repeats
     photo = _photos(1)[0]
     pixels = peer.pixels([photo])
@@ -175,32 +182,33 @@ def open_clip_coca(setting: Setting) -> Iterator[Row]:
 
 
 def int8(setting: Setting) -> Iterator[Row]:
-    """Our int8 switch beside our float32, on BLIP's weights."""
+    """Our int8 switch beside our float32, on OpenVINO as int8 is, and without it, on BLIP's weights."""
     peers.blip(setting.folder, setting.tiny)
-    plain = _converted(setting.folder, openvino=True)
+    peer_options = {"float32 on OpenVINO": {"openvino": True}, "float32 without": {}}
+    plain = {
+        name: _converted(setting.folder, **options).encode(PHOTOS[0])
+        for name, options in peer_options.items()
+    }
     folder = setting.folder / "ours"
-    quantised = vlm.load(folder, int8=True)
-    decoder = plain.model.config.decoder
-    photo = _photos(1)[0]
-    images = [quantised.encode(photo), plain.encode(photo)]
-    slots = images[0].memory.tokens.shape[1]
-    for beams in (1, 3):
-        yield compare(
-            "int8",
-            f"token, {_search(beams)}",
-            *(_token(image, beams) for image in images),
-            setting.repeats,
-            limit=decoding(decoder, slots, rows=beams, weight_bytes=1).ms(setting.machine),
-            least_ratio=2,
-            note="the peer is our float32",
-        )
-    sizes = [
-        processes.held_megabytes(folder, PHOTOS[0], openvino=True, int8=small)
-        for small in (True, False)
-    ]
-    for name, ours, peer in zip(("the model", "its decoder"), *sizes):
+    quantised = vlm.load(folder, int8=True).encode(PHOTOS[0])
+    decoder = quantised.captioner.model.config.decoder
+    slots = quantised.memory.tokens.shape[1]
+    for name, image in plain.items():
+        for beams in (1, 3):
+            yield compare(
+                "int8",
+                f"token, {_search(beams)}, beside {name}",
+                _token(quantised, beams),
+                _token(image, beams),
+                setting.repeats,
+                limit=decoding(decoder, slots, rows=beams, weight_bytes=1).ms(setting.machine),
+                least_ratio=2,
+            )
+    ours = processes.held_megabytes(folder, PHOTOS[0], int8=True)
+    for name, options in peer_options.items():
+        peer = processes.held_megabytes(folder, PHOTOS[0], **options)
         spreads = [Spread.of([value]) for value in (ours, peer, peer / ours)]
-        yield Row("int8", f"memory of {name}", "MB", *spreads, least_ratio=3)
+        yield Row("int8", f"memory of the model, beside {name}", "MB", *spreads, least_ratio=3)
 
 
 def bundled(setting: Setting) -> Iterator[Row]:

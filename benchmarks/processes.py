@@ -39,10 +39,7 @@ before = psutil.Process().memory_info().rss
 model = load(folder, **json.loads(options))
 model.encode(photo).caption(max_tokens=2)
 gc.collect()
-held = psutil.Process().memory_info().rss
-del model.model.decoder
-gc.collect()
-print(json.dumps([(held - before) / 1e6, (held - psutil.Process().memory_info().rss) / 1e6]))
+print(json.dumps((psutil.Process().memory_info().rss - before) / 1e6))
 """
 
 
@@ -57,15 +54,14 @@ def command(*arguments: str) -> tuple[float, float]:
     return seconds, peak
 
 
-def held_megabytes(folder: Path, photo: Path, **options: object) -> tuple[float, float]:
-    """Resident megabytes that a model adds to a process that has all libraries, and how many of them are its decoder's.
+def held_megabytes(folder: Path, photo: Path, **options: object) -> float:
+    """Resident megabytes that a model, and the library that runs it, add to a process that has torch and timm.
 
-    They are counted once it has written a caption; `options` are those of `vlm.load`. Either is a page at least, which
-    is the least that the system tells apart.
+    They are counted once it has written a caption; `options` are those of `vlm.load`. It is a page at least, which is
+    the least that the system tells apart.
     """
-    model, decoder = json.loads(_python(_HELD, str(folder), str(photo), json.dumps(options)))
-    page = mmap.PAGESIZE / 1e6
-    return max(model, page), max(decoder, page)
+    held = json.loads(_python(_HELD, str(folder), str(photo), json.dumps(options)))
+    return max(held, mmap.PAGESIZE / 1e6)
 
 
 def _python(code: str, *arguments: str) -> str:

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.roofline import Machine
 from benchmarks.timing import Row, Spread
 
-PACKAGES = ("torch", "timm", "transformers", "open_clip_torch", "vlm")
+PACKAGES = ("torch", "timm", "openvino", "transformers", "open_clip_torch", "vlm")
 
 
 def as_record(rows: Sequence[Row], machine: Machine, left_out: Mapping[str, str]) -> dict[str, Any]:

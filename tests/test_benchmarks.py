@@ -36,7 +36,7 @@ def run(folder: Path, *names: str) -> dict[str, dict]:
 
 def test_beside_transformers(tmp_path):
     rows = run(tmp_path, "blip", "vit-gpt2", "vqa")
-    assert len(rows) == 14
+    assert len(rows) == 26
     for name, row in rows.items():
         assert row["ratio"]["median"] > 0
         if "encoder" not in name:
@@ -55,7 +55,7 @@ def test_bundled(tmp_path):
 
 def test_int8(tmp_path):
     rows = run(tmp_path, "int8")
-    assert rows["int8: memory of the model"]["peer"]["median"] > 0
+    assert rows["int8: memory of the model, beside float32 without"]["peer"]["median"] > 0
 
 
 def test_coca_is_built_as_the_hub_has_it(tmp_path):
