@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,13 +54,13 @@ def measure_machine(size: int = 2048, megabytes: int = 1024, repeats: int = 10) 
 
 @torch.inference_mode()
 def _seconds(run: Callable[[], Tensor], repeats: int) -> float:
-    """The shortest of several runs, after one that does not count."""
+    """The median of several runs, after one that does not count."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return statistics.median(times[1:])
 
 
 def encoding(config: ModelConfig, images: int = 1) -> Work:

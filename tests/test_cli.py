@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 import vlm
 from vlm.captioner import BATCH, Captioner
-from vlm.cli import app, find_images
+from vlm.cli import app
+from vlm.image_files import find_images
 
 
 @pytest.fixture

@@ -110,11 +110,10 @@ def test_every_encoder_gives_the_same_patches(name, tiny):
     config = replace(tiny.model.config.vision, name=name)
     config = replace(config, preprocess=replace(config.preprocess, size=size))
     encoder = folded(VisionEncoder(config).eval())
+    compiled = CompiledVision(encoder, int8=False)
     for batch in (1, 3):
         pixels = torch.randn(batch, 3, *size)
-        (expected, grid), (patches, its_grid) = (
-            model(pixels) for model in (encoder, CompiledVision(encoder, int8=False))
-        )
+        (expected, grid), (patches, its_grid) = encoder(pixels), compiled(pixels)
         torch.testing.assert_close(patches, expected, atol=1e-3, rtol=1e-3)
         assert grid == its_grid
 
@@ -132,9 +131,9 @@ def test_int8_layers_compute_with_the_quantised_weights():
     rows, scale = quantise(linear.weight)
     entries, steps = quantise(table.weight)
     ids = torch.tensor([[3, 7, 3], [0, 19, 1]])
-    found = Compiled(
-        torch.nn.ModuleList([linear, table]), lambda ids: linear(table(ids)), [ids[:, :2]], True
-    )([ids])[0]
+    layers = torch.nn.ModuleList([linear, table])
+    compiled = Compiled(layers, lambda x: linear(table(x)), [ids[:, :2]], [[-1, -1]], int8=True)
+    found = compiled([ids])[0]
     expected = (entries * steps[:, None])[ids] @ (rows * scale[:, None]).T + linear.bias
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(found, linear(table(ids)), atol=1e-4)

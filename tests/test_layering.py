@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lower layers first; a module may import from layers below its own, and from its own.
 LAYERS = [
     {"vlm.images", "vlm.config"},
-    {"vlm.tokenizer", "vlm.memory", "vlm.attention", "vlm.shards"},
+    {"vlm.tokenizer", "vlm.memory", "vlm.attention", "vlm.shards", "vlm.image_files"},
     {"vlm.vision", "vlm.decoder"},
     {"vlm.model"},
     {"vlm.generate", "vlm.explain", "vlm.weights", "vlm.packed", "vlm.compiled"},
     {"vlm.captioner"},
-    {"vlm.caption_dataset"},
+    {"vlm.caption_dataset", "vlm.records"},
     {"vlm.cli", "vlm.server", "vlm.ui"},
     {"vlm.__main__", "app"},
 ]

@@ -7,11 +7,9 @@ read, and 2 when the request was wrong or the output could not be written.
 from __future__ import annotations
 
 import gc
-import glob
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,8 @@ import typer
 # torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
 from vlm import __version__
 from vlm.caption_dataset import caption_dataset
+from vlm.image_files import find_images
+from vlm.records import answer_line, answer_record, caption_record
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -156,7 +156,7 @@ def caption(
             if write_txt:
                 _write(_text_file(path), answer.text)
             if as_json:
-                print(json.dumps(_caption_record(path, answer)), flush=True)
+                print(json.dumps(caption_record(path, answer)), flush=True)
             else:
                 for text in (answer.text, *(other.text for other in answer.alternatives)):
                     print(text if alone else f"{path}: {text}", flush=True)
@@ -182,9 +182,9 @@ def ask(
     picture = _read(image)
     for answer in _load(model, openvino, int8).encode(picture).ask_all(questions):
         if as_json:
-            print(json.dumps(_answer_record(image, answer)), flush=True)
+            print(json.dumps(answer_record(str(image), answer)), flush=True)
         else:
-            print(_answer_line(answer, with_question=len(questions) > 1), flush=True)
+            print(answer_line(answer, with_question=len(questions) > 1), flush=True)
 
 
 @app.command()
@@ -290,49 +290,6 @@ for command in entry_points(group="vlm.commands"):
     app.command(command.name)(command.load())
 
 
-def find_images(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Image files that the arguments stand for, and a sentence for each argument that stands for none.
-
-    A file is taken as it is. A folder stands for all images below it and a glob for those that match, known by their
-    extension, in natural order ("2.jpg" before "10.jpg"); files and folders whose name begins with a dot are left out.
-    """
-    from vlm.images import EXTENSIONS
-
-    files: list[str] = []
-    problems: list[str] = []
-    for argument in arguments:
-        if os.path.isdir(argument):
-            below = list(_below(argument, problems))
-        elif os.path.exists(argument):
-            files.append(argument)
-            continue
-        elif any(sign in argument for sign in "*?["):
-            below = [path for path in glob.iglob(argument, recursive=True) if os.path.isfile(path)]
-        else:
-            problems.append(f"{argument}: no such file")
-            continue
-        found = [path for path in below if os.path.splitext(path)[1].lower() in EXTENSIONS]
-        if not found:
-            problems.append(f"{argument}: no image there ({' '.join(sorted(EXTENSIONS))})")
-        files += sorted(found, key=_natural)
-    return files, problems
-
-
-def _below(folder: str, problems: list[str]) -> Iterator[str]:
-    def unreadable(error: OSError) -> None:
-        problems.append(f"{error.filename}: {error.strerror}")
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(place, name) for name in names if not name.startswith("."))
-
-
-def _natural(path: str) -> tuple[list[str | int], str]:
-    """A sort key in which numbers count as numbers; texts and numbers alternate, so they never meet."""
-    parts = re.split(r"([0-9]+)", path)
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], path
-
-
 def _text_file(path: str) -> Path:
     return Path(path).with_suffix(".txt")
 
@@ -426,43 +383,3 @@ def _batches(files: Iterable[str], problems: list[str]) -> Iterator[list[tuple[s
             batch, pixels = [], 0
     if batch:
         yield batch
-
-
-def _caption_record(path: str, answer: Answer) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "image": path,
-        "caption": answer.text,
-        "score": answer.score,
-        "words": [vars(word) for word in answer.words],
-        "ms": answer.ms,
-    }
-    if answer.alternatives:
-        others = answer.alternatives
-        record["candidates"] = [
-            {"caption": answer.text, "confidence": answer.confidence},
-            *({"caption": other.text, "confidence": other.confidence} for other in others),
-        ]
-    return record
-
-
-def _answer_record(image: Path, answer: Answer) -> dict[str, Any]:
-    return {
-        "image": str(image),
-        "question": answer.question,
-        "answer": answer.text,
-        "confidence": answer.confidence,
-        "alternatives": [
-            {"answer": other.text, "confidence": other.confidence} for other in answer.alternatives
-        ],
-        "words": [vars(word) for word in answer.words],
-        "ms": answer.ms,
-    }
-
-
-def _answer_line(answer: Answer, with_question: bool) -> str:
-    """The answer and the others that have a chance, as in "two (64 %), or three (20 %), one (9 %)"."""
-    line = f"{answer.text} ({answer.confidence:.0%})"
-    others = [o for o in answer.alternatives if o.confidence >= 0.01]
-    if others:
-        line += ", or " + ", ".join(f"{o.text} ({o.confidence:.0%})" for o in others)
-    return f"{answer.question} {line}" if with_question else line

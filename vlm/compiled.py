@@ -49,11 +49,14 @@ class Compiled:
         owner: nn.Module,
         function: Callable[..., Tensor | list[Tensor]],
         example: Sequence[Tensor],
+        shapes: Sequence[Sequence[int]],
         int8: bool,
     ) -> None:
+        """`shapes` are those of the inputs, with -1 for a size that each call is free to choose."""
         import openvino
 
         graph = _traced(_Function(owner, function), example)
+        graph.reshape(dict(enumerate(shapes)))
         self.store = _store_in_8_bits(graph) if int8 else None
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -84,13 +87,14 @@ class CompiledVision(VisionEncoder):
     """An encoder for images of its model's own size."""
 
     def __init__(self, encoder: VisionEncoder, int8: bool) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not the parent's, whose layers are not wanted
         self.config, self.width = encoder.config, encoder.width
         # Two images, so that nothing takes the batch for a constant.
         pixels = torch.zeros(2, 3, *encoder.config.preprocess.size)
         self.grid = encoder(pixels)[1]
+        shapes = [[-1, *pixels.shape[1:]]]
         try:
-            self.patches = Compiled(encoder, lambda pixels: encoder(pixels)[0], [pixels], int8)
+            self.patches = Compiled(encoder, lambda x: encoder(x)[0], [pixels], shapes, int8)
         except RuntimeError as error:  # a module that has no counterpart
             reason = str(error).strip().splitlines()[-1]
             raise BackendError(f"OpenVINO cannot run {self.config.name}: {reason}") from None
@@ -103,7 +107,7 @@ class CompiledDecoder(Decoder):
     """A decoder whose passes, projections and logits are graphs."""
 
     def __init__(self, decoder: Decoder, int8: bool) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not the parent's, whose layers are not wanted
         config = self.config = decoder.config
         self.self_layers = config.sublayers.count("s")
         # No size is 1 or the same as another, so that nothing takes it for a constant.
@@ -118,30 +122,28 @@ class CompiledDecoder(Decoder):
             *_flat(projected.layers),
             *_flat(past.cache),
         ]
+        text, row = [-1, -1], [-1, 1, -1, -1]
+        key_value = [-1, config.heads, -1, config.width // config.heads]
+        shapes = [text, text, row, row] + [key_value] * (len(inputs) - 4)
         cross_count = len(projected.layers)
 
         def passes(
             ids: Tensor, positions: Tensor, self_mask: Tensor, cross_mask: Tensor, *flat: Tensor
         ) -> list[Tensor]:
             pairs = _paired(flat)
+            cross, cache = pairs[:cross_count], pairs[cross_count:]
             # With probabilities: to OpenVINO they cost no more than fused attention.
-            decoded = decoder.compute(
-                ids,
-                positions,
-                pairs[:cross_count],
-                pairs[cross_count:],
-                self_mask,
-                cross_mask,
-                True,
-            )
+            decoded = decoder.compute(ids, positions, cross, cache, self_mask, cross_mask, True)
             return [decoded.hidden, *_flat(decoded.cache), *decoded.cross_attention]
 
         def project(tokens: Tensor) -> list[Tensor]:
             return _flat(decoder.project(Memory(tokens, ())).layers)
 
-        self.passes = Compiled(decoder, passes, inputs, int8)
-        self.projection = Compiled(decoder, project, [tokens], int8)
-        self.head_logits = Compiled(decoder, decoder.logits, [past.hidden[:, -1]], int8)
+        self.passes = Compiled(decoder, passes, inputs, shapes, int8)
+        shapes = [[-1, -1, config.memory_width]]
+        self.projection = Compiled(decoder, project, [tokens], shapes, int8)
+        hidden, shapes = past.hidden[:, -1], [[-1, config.width]]
+        self.head_logits = Compiled(decoder, decoder.logits, [hidden], shapes, int8)
 
     @property
     def device(self) -> torch.device:

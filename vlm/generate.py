@@ -191,10 +191,12 @@ def _beam(
         logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
         controlled = _controlled(state.logits, tokens, length, end, options)
         ranked = logprobs if controlled is state.logits else controlled.log_softmax(dim=-1)
-        totals = (running.view(-1, 1) + ranked).view(count, beams * vocab_size)
         # Of twice as many continuations at most half end, so enough are left to go on.
+        likely, likely_tokens = ranked.topk(min(2 * beams, vocab_size), dim=1)  # (R, k)
+        totals = (running.view(-1, 1) + likely).view(count, -1)  # (P, n * k)
         best, flat = totals.topk(min(2 * beams, totals.shape[1]), dim=1)
-        parents, chosen = flat // vocab_size + first_rows, flat % vocab_size
+        parents = flat // likely.shape[1] + first_rows
+        chosen = likely_tokens.view(count, -1).gather(1, flat)
         grown_tokens = torch.cat([tokens[parents], chosen[..., None]], dim=-1)  # (P, 2 * n, T)
         grown_logprobs = torch.cat(
             [token_logprobs[parents], logprobs[parents, chosen][..., None]], dim=-1
@@ -306,7 +308,7 @@ class _State:
         """Append one token to each row; `rows` says which row each one continues (None: itself)."""
         cache, valid = self.cache, self.valid
         if rows is not None:  # a prompt's beams share its padding, so `valid` stays
-            cache = tuple((keys[rows], values[rows]) for keys, values in cache)
+            cache = tuple((k.index_select(0, rows), v.index_select(0, rows)) for k, v in cache)
         if valid is not None:
             valid = torch.cat([valid, valid.new_ones(len(tokens), 1)], dim=1)
         decoded = decoder(tokens[:, None], self.projected, cache, valid)
