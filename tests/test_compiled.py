@@ -147,6 +147,14 @@ def test_int8_is_close(tiny, int8, photos):
         assert found.score != expected.score
 
 
+def test_an_operation_that_openvino_lacks_is_named():
+    layer = torch.nn.Linear(4, 4).requires_grad_(False)
+    with pytest.raises(BackendError, match=r"cannot run this model: .*aten::linalg_qr"):
+        Compiled(
+            layer, lambda x: torch.linalg.qr(layer(x))[0], [torch.ones(3, 4)], [[-1, 4]], False
+        )
+
+
 def test_it_is_refused_where_it_is_not_to_be_had(tiny_checkpoint, monkeypatch):
     with pytest.raises(BackendError, match="on the CPU here, not on cuda"):
         vlm.load(tiny_checkpoint, device="cuda", int8=True)

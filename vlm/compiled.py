@@ -26,7 +26,7 @@ def compile_model(model: VisionLanguageModel, int8: bool = False) -> None:
     """Have OpenVINO run a model's encoder, reader and decoder, in place; its weights are then no longer to be had.
 
     With `int8` their matrices are stored in 8 bits with a scale for each output, and multiplied in float32. There are
-    no gradients. Raises BackendError where OpenVINO is not installed.
+    no gradients. Raises BackendError where OpenVINO is not installed, or lacks an operation.
     """
     try:
         import openvino  # noqa: F401
@@ -93,11 +93,7 @@ class CompiledVision(VisionEncoder):
         pixels = torch.zeros(2, 3, *encoder.config.preprocess.size)
         self.grid = encoder(pixels)[1]
         shapes = [[-1, *pixels.shape[1:]]]
-        try:
-            self.patches = Compiled(encoder, lambda x: encoder(x)[0], [pixels], shapes, int8)
-        except RuntimeError as error:  # a module that has no counterpart
-            reason = str(error).strip().splitlines()[-1]
-            raise BackendError(f"OpenVINO cannot run {self.config.name}: {reason}") from None
+        self.patches = Compiled(encoder, lambda x: encoder(x)[0], [pixels], shapes, int8)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return self.patches([pixels])[0], self.grid
@@ -208,7 +204,7 @@ def _traced(module: nn.Module, example: Sequence[Tensor]) -> Any:
 
     `openvino.convert_model` makes the same calls, but also reports its use to its makers over the network.
     """
-    from openvino.frontend import FrontEndManager
+    from openvino.frontend import FrontEndManager, OpConversionFailure
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     frontend = FrontEndManager().load_by_framework("pytorch")
@@ -217,7 +213,11 @@ def _traced(module: nn.Module, example: Sequence[Tensor]) -> Any:
             "ignore"
         )  # that Python's values are constants to a trace, as is meant
         decoder = TorchScriptPythonDecoder(module.eval(), example_input=tuple(example))
-        return frontend.convert(frontend.load(decoder))
+        try:
+            return frontend.convert(frontend.load(decoder))
+        except OpConversionFailure as error:
+            reason = " ".join(str(error).split("Summary:")[-1].split())
+            raise BackendError(f"OpenVINO cannot run this model: {reason}") from None
 
 
 def _store_in_8_bits(graph: Any) -> mmap.mmap | None:
