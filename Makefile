@@ -5,8 +5,12 @@ PYTHON ?= python3
 app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
 
+# OpenVINO's threads do not survive a fork, and loaders of training data fork: these have processes of their own.
+OPENVINO_TESTS = tests/test_compiled.py tests/test_benchmarks.py
+
 test: check browser  ## everything that CI runs
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile $(OPENVINO_TESTS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile $(OPENVINO_TESTS:%=--ignore=%)
 
 check: .venv/test  ## lint, format and types
 	.venv/bin/ruff check .
