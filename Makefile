@@ -5,7 +5,7 @@ PYTHON ?= python3
 app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
 
-# OpenVINO's threads do not survive a fork, and loaders of training data fork: these have processes of their own.
+# Processes in which OpenVINO had run a model crashed in later tests, one of which forks loaders: these have their own.
 OPENVINO_TESTS = tests/test_compiled.py tests/test_benchmarks.py
 
 test: check browser  ## everything that CI runs

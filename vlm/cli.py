@@ -48,10 +48,10 @@ Model = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 OpenVino = Annotated[
     bool,
-    typer.Option("--openvino", help="Have OpenVINO run the model: faster, and slower to start."),
+    typer.Option("--openvino", help="Have OpenVINO run the model: mostly faster, slower to start."),
 ]
 Int8 = Annotated[
-    bool, typer.Option("--int8", help="On OpenVINO, with weights in 8 bits: a quarter of the size.")
+    bool, typer.Option("--int8", help="On OpenVINO, with weights in 8 bits, a quarter of the size.")
 ]
 
 
