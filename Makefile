@@ -5,12 +5,8 @@ PYTHON ?= python3
 app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
 
-# Processes in which OpenVINO had run a model crashed in later tests, one of which forks loaders: these have their own.
-OPENVINO_TESTS = tests/test_compiled.py tests/test_benchmarks.py
-
 test: check browser  ## everything that CI runs
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile $(OPENVINO_TESTS)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile $(OPENVINO_TESTS:%=--ignore=%)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
 check: .venv/test  ## lint, format and types
 	.venv/bin/ruff check .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -145,6 +147,31 @@ def test_int8_is_close(tiny, int8, photos):
         expected, found = (model.encode(photo).explain(text) for model in (tiny, int8))
         assert found.score == pytest.approx(expected.score, abs=0.1)
         assert found.score != expected.score
+
+
+HANDLE_A_SIGNAL = """
+import signal, subprocess, torch
+from vlm.compiled import Compiled
+
+def compiled():
+    layer = torch.nn.Linear(4, 4).requires_grad_(False)
+    return Compiled(layer, layer.forward, [torch.ones(3, 4)], [[-1, 4]], False)
+
+first, second = compiled(), compiled()
+del first
+del second
+received = []
+signal.signal(signal.SIGCHLD, lambda *_: received.append("a child ended"))
+subprocess.run(["true"])
+print(*received)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_signals_are_handled_after_models_have_gone():
+    command = [sys.executable, "-c", HANDLE_A_SIGNAL]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "a child ended\n"), result.stderr
 
 
 def test_an_operation_that_openvino_lacks_is_named():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -53,8 +54,6 @@ class Compiled:
         int8: bool,
     ) -> None:
         """`shapes` are those of the inputs, with -1 for a size that each call is free to choose."""
-        import openvino
-
         graph = _traced(_Function(owner, function), example)
         graph.reshape(dict(enumerate(shapes)))
         self.store = _store_in_8_bits(graph) if int8 else None
@@ -64,7 +63,7 @@ class Compiled:
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # activations stay in float32
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self.compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        self.compiled = _core().compile_model(graph, "CPU", settings)
         self.idle: list[Any] = []  # a request holds the buffers of one call at a time
 
     def __call__(self, inputs: Sequence[Tensor], outputs: int | None = None) -> list[Tensor]:
@@ -176,6 +175,18 @@ class CompiledDecoder(Decoder):
     def logits(self, hidden: Tensor) -> Tensor:
         rows = hidden.flatten(0, -2)
         return self.head_logits([rows])[0].unflatten(0, hidden.shape[:-1])
+
+
+@cache
+def _core() -> Any:
+    """The process's one handle on OpenVINO.
+
+    Each gives its thread a stack for signals, and puts its predecessor's back when it goes, unmapped or not: with
+    several of them, the next signal that Python handles kills the process, such as that of a loader's worker ending.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _flat(cache: Cache) -> list[Tensor]:
