@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -177,7 +177,7 @@ class CompiledDecoder(Decoder):
         return self.head_logits([rows])[0].unflatten(0, hidden.shape[:-1])
 
 
-@cache
+@functools.cache
 def _core() -> Any:
     """The process's one handle on OpenVINO.
 
