@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,6 +64,13 @@ def test_default_is_the_mean_over_layers_and_heads(tiny, image):
     torch.testing.assert_close(
         token_maps(tiny.model, image.memory, ids), torch.stack(single).mean(dim=0)
     )
+
+
+def test_attention_on_no_patch_is_a_map_of_patches_all_alike(tiny, image):
+    slots = image.memory.tokens.shape[1]
+    memory = replace(image.memory, lift=torch.zeros(1, slots, slots))
+    (word,) = word_maps(tiny.model, tiny.tokenizer, memory, tiny.tokenizer.encode("dog"))
+    assert torch.equal(word.weights, torch.full(word.grid, 1 / slots))
 
 
 @pytest.mark.parametrize("choice", [{"layer": 2}, {"layer": -1}, {"head": 4}])

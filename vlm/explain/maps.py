@@ -96,7 +96,10 @@ def token_maps(
 
 
 def _normalised(patches: Tensor) -> Tensor:
-    return patches / patches.sum(dim=(-2, -1), keepdim=True)
+    """Maps that sum to 1: all patches alike where the attention fell on none, but on a class token, say."""
+    total = patches.sum(dim=(-2, -1), keepdim=True)
+    alike = torch.full_like(patches, 1 / (patches.shape[-2] * patches.shape[-1]))
+    return torch.where(total > 0, patches / total, alike)
 
 
 def _join(
