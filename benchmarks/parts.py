@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 import vlm
 from benchmarks import coca, peers, processes
+from benchmarks.agreement import changed
 from benchmarks.roofline import Machine, caption_ms, decoding, encoding, projecting
 from benchmarks.timing import Ids, Row, Run, Side, Spread, between_tokens, compare, timed
 from vlm.captioner import Captioner, EncodedImage
@@ -209,8 +210,8 @@ def int8(setting: Setting) -> Iterator[Row]:
         "the bundled model": (vlm.load(int8=True), vlm.load()),
     }
     for name, pair in pairs.items():
-        changed, count = _changed(*pair)
-        spread = Spread.of([100 * changed / count])
+        others, count = changed(*pair, _photos(BATCH))
+        spread = Spread.of([100 * others / count])
         yield Row("int8", f"next tokens changed, {name}", "%", spread, most=1, note=f"of {count}")
     ours = processes.held_megabytes(folder, PHOTOS[0], int8=True)
     for name, options in peer_options.items():
@@ -289,21 +290,6 @@ def _token(image: EncodedImage, beams: int) -> Side:
         return Run(between_tokens(times), written)
 
     return run
-
-
-@torch.inference_mode()
-def _changed(captioner: Captioner, reference: Captioner) -> tuple[int, int]:
-    """How many tokens of the reference's captions have another most likely next token, and of how many."""
-    likely: list[list[int]] = [[], []]
-    for photo in _photos(BATCH):
-        ids = reference.encode(photo).caption(beams=1).ids
-        for model, tokens in zip((captioner, reference), likely):
-            projected, prompts = model.start([model.encode(photo)], None)
-            decoder = model.model.decoder
-            hidden = decoder(torch.tensor([[*prompts[0], *ids]]), projected).hidden[0]
-            logits = decoder.logits(hidden)[len(prompts[0]) - 1 :]
-            tokens += logits.argmax(dim=-1).tolist()
-    return sum(a != b for a, b in zip(*likely)), len(likely[0])
 
 
 def _photos(count: int) -> list[Image.Image]:

@@ -1,0 +1,45 @@
+"""How many next tokens the int8 weights of a model change: `python -m benchmarks.agreement MODEL PHOTO...`"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+import typer
+
+import vlm
+from vlm.captioner import Captioner
+from vlm.images import ImageSource
+
+
+@torch.inference_mode()
+def changed(
+    captioner: Captioner, reference: Captioner, photos: Iterable[ImageSource]
+) -> tuple[int, int]:
+    """How many tokens of the reference's greedy captions have another most likely next token, and of how many."""
+    likely: list[list[int]] = [[], []]
+    for photo in photos:
+        ids = reference.encode(photo).caption(beams=1).ids
+        for model, tokens in zip((captioner, reference), likely):
+            projected, prompts = model.start([model.encode(photo)], None)
+            decoder = model.model.decoder
+            hidden = decoder(torch.tensor([[*prompts[0], *ids]]), projected).hidden[0]
+            logits = decoder.logits(hidden)[len(prompts[0]) - 1 :]
+            tokens += logits.argmax(dim=-1).tolist()
+    return sum(a != b for a, b in zip(*likely)), len(likely[0])
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Files.")],
+) -> None:
+    """Print how many next tokens of greedy captions int8 weights change."""
+    count, total = changed(vlm.load(model, int8=True), vlm.load(model), photos)
+    print(
+        f"{count} of {total:,} next tokens changed ({100 * count / total:.2f} %), {len(photos):,} photos"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
