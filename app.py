@@ -6,12 +6,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from vlm.arguments import Int8, Model, OpenVino
+
 
 def main(
-    model: Annotated[
-        str | None,
-        typer.Option(help="A bundled name, a folder or a hub id; by default the bundled model."),
-    ] = None,
+    model: Model = None,
+    openvino: OpenVino = False,
+    int8: Int8 = False,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
@@ -19,12 +20,13 @@ def main(
 ) -> None:
     """Caption photos and answer questions about them in the browser."""
     from vlm.captioner import load
+    from vlm.compiled import BackendError
     from vlm.ui import serve
     from vlm.weights.store import CheckpointError
 
     try:
-        captioner = load(model)
-    except CheckpointError as error:
+        captioner = load(model, openvino=openvino, int8=int8)
+    except (CheckpointError, BackendError) as error:
         _fail(str(error))
     try:
         serve(captioner, host, port)

@@ -60,11 +60,13 @@ def read(out: Path) -> list[dict[str, object]]:
 
 
 def settings(model: Path | str | None = None, **values: object) -> Settings:
-    return Settings(**{"model": str(model), "beams": 2, "column": None, "key": None, **values})
+    return Settings(
+        **{"model": str(model), "int8": False, "beams": 2, "column": None, "key": None, **values}
+    )
 
 
 def job(out: Path, model: Path, format: Format = Format.folder) -> Job:
-    return Job(str(out), format, settings(model), batch_size=4, cpus=1, gpu=False)
+    return Job(str(out), format, settings(model), openvino=False, batch_size=4, cpus=1, gpu=False)
 
 
 def parts_of(folder: Path, size: int) -> list[list[str]]:
@@ -100,13 +102,15 @@ def command(tiny_checkpoint):
     return invoke
 
 
-def test_captions_are_those_of_single_images(here, command, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("runtime", [None, "openvino", "int8"])
+def test_captions_are_those_of_single_images(here, command, tiny_checkpoint, tmp_path, runtime):
     source = write_photos(tmp_path / "photos", 7)
-    result = command(source, tmp_path / "out", "--part-size", 3, "--batch-size", 2)
+    chosen = [] if runtime is None else [f"--{runtime}"]
+    result = command(source, tmp_path / "out", "--part-size", 3, "--batch-size", 2, *chosen)
     assert result.exit_code == 0
     assert result.stdout.startswith("7 images captioned, 0 could not be read, 0 parts left")
     assert [len(part) for part in here] == [3, 3, 1]
-    captioner = load(tiny_checkpoint)
+    captioner = load(tiny_checkpoint, **{runtime: True} if runtime else {})
     rows = read(tmp_path / "out")
     assert [row["key"] for row in rows] == sorted(str(path) for path in source.iterdir())
     assert len({row["caption"] for row in rows}) > 1
@@ -217,6 +221,7 @@ def test_one_folder_has_the_captions_of_one_model(here, command, tiny_checkpoint
     assert "was made with other options" in result.stderr
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     assert command(source, out, "--model", other).exit_code == 2
+    assert command(source, out, "--int8").exit_code == 2
     assert len(here) == 1
 
 

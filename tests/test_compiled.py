@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 import vlm
+from app import main
 from benchmarks import coca, peers
 from vlm.captioner import Captioner
 from vlm.cli import app
@@ -182,7 +184,7 @@ def test_an_operation_that_openvino_lacks_is_named():
         )
 
 
-def test_it_is_refused_where_it_is_not_to_be_had(tiny_checkpoint, monkeypatch):
+def test_it_is_refused_where_it_is_not_to_be_had(tiny_checkpoint, tmp_path, monkeypatch):
     with pytest.raises(BackendError, match="on the CPU here, not on cuda"):
         vlm.load(tiny_checkpoint, device="cuda", int8=True)
     found = builtins.__import__
@@ -194,7 +196,16 @@ def test_it_is_refused_where_it_is_not_to_be_had(tiny_checkpoint, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     photo = str(Path(__file__).parents[1] / "assets/examples/dog.jpg")
-    for command in (["caption", photo], ["ask", photo, "why?"], ["explain", photo, "--json"]):
-        result = CliRunner().invoke(app, [*command, "--model", str(tiny_checkpoint), "--openvino"])
+    serve = typer.Typer()
+    serve.command()(main)
+    for command, arguments in (
+        (app, ["caption", photo]),
+        (app, ["ask", photo, "why?"]),
+        (app, ["explain", photo, "--json"]),
+        (app, ["caption-dataset", photo, str(tmp_path)]),
+        (serve, []),
+    ):
+        options = ["--model", str(tiny_checkpoint), "--openvino"]
+        result = CliRunner().invoke(command, [*arguments, *options])
         assert result.exit_code == 2
         assert "pip install 'vlm[openvino]'" in result.output

@@ -79,3 +79,6 @@ def test_the_tree_names_every_file():
     }
     real |= {file.name for file in ROOT.iterdir()}
     assert names <= real, names - real
+    top = re.findall(r"^\S+", tree, re.MULTILINE)
+    assert len(top) == len(set(top))
+    assert all((ROOT / name).exists() for name in top), top

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
+from vlm.arguments import Int8, OpenVino
 from vlm.shards import (
     LISTING,
     DatasetError,
@@ -50,6 +51,7 @@ class Settings:
     """What decides the rows of a part; all parts of a folder have the same."""
 
     model: str | None
+    int8: bool
     beams: int
     column: str | None
     key: str | None
@@ -57,11 +59,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know: `out` is a full path, `cpus` and `gpu` are what the worker has to itself."""
+    """What a worker needs to know: `out` is a full path, `cpus` and `gpu` are what the worker has to itself.
+
+    With `openvino`, and with int8 weights, the model runs on the CPUs, though there be GPUs.
+    """
 
     out: str
     format: Format
     settings: Settings
+    openvino: bool
     batch_size: int
     cpus: int
     gpu: bool
@@ -93,6 +99,8 @@ def caption_dataset(
         str | None,
         typer.Option(help="A bundled name, a hub id, or a folder that all machines see."),
     ] = None,
+    openvino: OpenVino = False,
+    int8: Int8 = False,
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Images captioned together.")] = 8,
     part_size: Annotated[
@@ -116,14 +124,15 @@ def caption_dataset(
     filesystem, inside = open_filesystem(out)
     out = full_path(filesystem, inside)
     chosen, files = find_files(source, format, out)
-    settings = Settings(_checked_model(model), _checked_beams(beams), column, key)
+    name = _checked_model(model, openvino, int8)
+    settings = Settings(name, int8, _checked_beams(beams), column, key)
     done = finished_units(out, settings)
     units = find_units(files, chosen, column, key)
     parts = list(cut(((name, n) for name, n in units if name not in done), part_size))
     captioned = unreadable = finished = 0
     if parts:
         filesystem.makedirs(inside, exist_ok=True)
-        job = Job(out, chosen, settings, batch_size, cpus, gpu=False)
+        job = Job(out, chosen, settings, openvino, batch_size, cpus, gpu=False)
         start = reported = time.monotonic()
         for part in run(job, parts, workers):
             finished += 1
@@ -143,12 +152,15 @@ def caption_dataset(
         raise typer.Exit(1)
 
 
-def _checked_model(name: str | None) -> str | None:
-    """The name under which workers find the model. Raises CheckpointError or QuestionError where it cannot caption."""
+def _checked_model(name: str | None, openvino: bool, int8: bool) -> str | None:
+    """The name under which workers find the model.
+
+    Raises CheckpointError or QuestionError where it cannot caption, and BackendError where OpenVINO cannot run it.
+    """
     from vlm.captioner import load
     from vlm.weights.hub import find
 
-    load(name).prompt(None)
+    load(name, openvino=openvino, int8=int8).prompt(None)
     if name is not None and os.path.isdir(name) and os.path.samefile(find(name), name):
         return os.path.abspath(name)  # a worker's folder is not this one
     return name
@@ -227,7 +239,8 @@ def run(job: Job, parts: list[list[str]], workers: int | None) -> Iterator[dict[
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
+    compiled = job.openvino or job.settings.int8
+    gpus = 0 if compiled else int(resources.get("GPU", 0))
     if workers is None:
         workers = gpus or int(resources["CPU"]) // job.cpus
     if workers < 1:
@@ -280,8 +293,9 @@ class PartWriter:
         torch.set_num_threads(job.cpus)
         self.job = job
         self.attempts = attempts
-        self.captioner = load(job.settings.model, "cuda" if job.gpu else "cpu")
-        self.options = replace(CAPTION, beams=job.settings.beams)
+        settings, device = job.settings, "cuda" if job.gpu else "cpu"
+        self.captioner = load(settings.model, device, job.openvino, settings.int8)
+        self.options = replace(CAPTION, beams=settings.beams)
         self.filesystem, self.folder = open_filesystem(job.out)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:

@@ -21,6 +21,7 @@ import typer
 
 # torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
 from vlm import __version__
+from vlm.arguments import Int8, Model, OpenVino
 from vlm.caption_dataset import caption_dataset
 from vlm.image_files import find_images
 from vlm.records import answer_line, answer_record, caption_record
@@ -41,18 +42,7 @@ app = typer.Typer(
 )
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
-Model = Annotated[
-    str | None,
-    typer.Option(help="A bundled name, a folder or a hub id; by default the bundled model."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-OpenVino = Annotated[
-    bool,
-    typer.Option("--openvino", help="Have OpenVINO run the model: mostly faster, slower to start."),
-]
-Int8 = Annotated[
-    bool, typer.Option("--int8", help="On OpenVINO, with weights in 8 bits, a quarter of the size.")
-]
 
 
 @contextmanager
