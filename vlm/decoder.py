@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -199,6 +200,10 @@ class Decoder(nn.Module):
             return F.linear(hidden, cast("Tensor", self.token_embedding.weight), self.head_bias)
         logits = self.head(hidden)
         return logits if self.head_bias is None else logits + self.head_bias
+
+    def searching(self) -> AbstractContextManager[Any]:
+        """To be entered by a search: what its own operations need beside this decoder's."""
+        return nullcontext()
 
     def _sublayers(self) -> Iterator[Sublayer]:
         return iter(cast("Iterable[Sublayer]", self.sublayers))

@@ -106,10 +106,9 @@ def stream(
     )
     search = _beam if options.beams > 1 else _ancestral
     steps = search(decoder, projected, prompts, end, pad, options)
-    while (
-        True
-    ):  # the mode is entered for each step, so that it does not leak to the caller between yields
-        with torch.inference_mode():
+    while True:
+        # Both are entered for each step, so that they do not leak to the caller between yields.
+        with torch.inference_mode(), decoder.searching():
             step = next(steps, None)
         if step is None:
             return
