@@ -83,6 +83,23 @@ def test_matches_torch_multihead_attention(attention):
     torch.testing.assert_close(probabilities, weights)
 
 
+@pytest.mark.parametrize("explicit", [False, True])
+@torch.inference_mode()
+def test_looking_back_is_attention_to_all_tokens_so_far(explicit):
+    attention = Attention(width=16, heads=4).eval()
+    x = torch.randn(2, 5, 16)
+    expected, _ = attention(x, attention.project(x), causal_mask(5, 0, x.device))
+    for fused in (False, True):
+        if fused:
+            attention.fuse()
+        start, past = attention.look_back(x[:, :3], None, causal_mask(3, 0, x.device), explicit)
+        rest, all_tokens = attention.look_back(
+            x[:, 3:], past, causal_mask(2, 3, x.device), explicit
+        )
+        torch.testing.assert_close(torch.cat([start, rest], dim=1), expected)
+        assert all_tokens[0].shape == all_tokens[1].shape == (2, 4, 5, 4)
+
+
 def test_causal_mask_continues_a_past():
     expected = [[True, True, True, False], [True, True, True, True]]
     assert causal_mask(2, 2, torch.device("cpu")).tolist() == expected

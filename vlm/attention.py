@@ -23,11 +23,43 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(source_width or width, 2 * width)
         self.out = nn.Linear(width, width)
+        self.query_key_value: nn.Module | None = None  # of self-attention that is fused
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Join the layers that make queries, keys and values of self-attention, which takes less time for few rows.
+
+        Then there is only `look_back`, and no training.
+        """
+        layers = self.query, self.key_value
+        size = self.query.in_features, sum(layer.out_features for layer in layers)
+        self.query_key_value = fused = nn.Linear(*size, device="meta")
+        fused.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
+        fused.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))
+        del self.query, self.key_value
 
     def project(self, source: Tensor) -> KeyValue:
         """Keys and values `(B, H, S, D / H)` of a source `(B, S, source_width)`."""
-        keys, values = self.key_value(source).chunk(2, dim=-1)
-        return self._split(keys), self._split(values)
+        return self._split(self.key_value(source))
+
+    def look_back(
+        self,
+        x: Tensor,
+        past: KeyValue | None = None,
+        mask: Tensor | None = None,
+        explicit: bool = False,
+    ) -> tuple[Tensor, KeyValue]:
+        """Self-attention `(R, T, D)` of tokens that follow those of `past`, and the keys and values of all of them."""
+        width = x.shape[-1]
+        if self.query_key_value is None:
+            queries, key_value = self.query(x), self.key_value(x)
+        else:
+            queries, key_value = self.query_key_value(x).split([width, 2 * width], dim=-1)
+        keys, values = self._split(key_value)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        attended, _ = self._attend(queries, (keys, values), mask, explicit)
+        return attended, (keys, values)
 
     def forward(
         self, x: Tensor, key_value: KeyValue, mask: Tensor | None = None, explicit: bool = False
@@ -36,10 +68,15 @@ class Attention(nn.Module):
 
         `mask` is True where a query may look and broadcasts to `(B, H, n * T, S)`.
         """
-        rows, length, width = x.shape
+        return self._attend(self.query(x), key_value, mask, explicit)
+
+    def _attend(
+        self, queries: Tensor, key_value: KeyValue, mask: Tensor | None, explicit: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        rows, length, width = queries.shape
         keys, values = key_value
         images = keys.shape[0]
-        queries = self.query(x).view(images, -1, self.heads, width // self.heads)
+        queries = queries.view(images, -1, self.heads, width // self.heads)
         queries = queries.transpose(1, 2)  # (B, H, n * T, D / H)
         probabilities = None
         if explicit:
@@ -55,8 +92,12 @@ class Attention(nn.Module):
         attended = attended.transpose(1, 2).reshape(rows, length, width)
         return self.out(attended), probabilities
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _split(self, key_value: Tensor) -> KeyValue:
+        keys, values = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in key_value.chunk(2, dim=-1)
+        )
+        return keys, values
 
 
 def causal_mask(length: int, past: int, device: torch.device) -> Tensor:

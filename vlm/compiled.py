@@ -111,6 +111,7 @@ class CompiledDecoder(Decoder):
         from threadpoolctl import ThreadpoolController
 
         nn.Module.__init__(self)  # not the parent's, whose layers are not wanted
+        decoder.fuse()
         config = self.config = decoder.config
         self.self_layers = config.sublayers.count("s")
         # No size is 1 or the same as another, so that nothing takes it for a constant.

@@ -115,6 +115,12 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.position_embedding.weight.device
 
+    def fuse(self) -> None:
+        """Fuse all self-attention, in place, for inference; see `Attention.fuse`."""
+        for sublayer in self._sublayers():
+            if isinstance(sublayer.body, Attention) and sublayer.kind == "s":
+                sublayer.body.fuse()
+
     def project(self, memory: Memory) -> Projected:
         """Cross keys and values of every layer, `(B, H, S, D / H)`."""
         layers: list[KeyValue] = []
@@ -179,13 +185,10 @@ class Decoder(nn.Module):
             if isinstance(sublayer.body, MLP):
                 change = sublayer.body(entered)
             elif sublayer.kind == "s":
-                keys, values = sublayer.body.project(entered)
-                if cache:
-                    old_keys, old_values = next(past)
-                    keys = torch.cat([old_keys, keys], dim=2)
-                    values = torch.cat([old_values, values], dim=2)
-                grown.append((keys, values))
-                change, _ = sublayer.body(entered, (keys, values), self_mask, explicit)
+                change, key_value = sublayer.body.look_back(
+                    entered, next(past, None), self_mask, explicit
+                )
+                grown.append(key_value)
             else:
                 change, attention = sublayer.body(entered, next(cross), cross_mask, explicit)
                 if attention is not None:

@@ -60,6 +60,7 @@ def pack(model: VisionLanguageModel) -> None:
     for decoder in (model.decoder, model.reader):
         if decoder is None:
             continue
+        decoder.fuse()
         if decoder.head is None and decoder is model.decoder:
             decoder.head = PackedLinear(cast("Tensor", decoder.token_embedding.weight), None)
         _pack_children(decoder)
