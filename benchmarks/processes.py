@@ -30,7 +30,7 @@ print(json.dumps(time.perf_counter() - start))
 """
 # Some words are written before the second look, for what is only made at first use.
 _HELD = """
-import gc, json, sys
+import json, sys
 import psutil
 import vlm
 from vlm.captioner import load
@@ -38,7 +38,6 @@ folder, photo, options = sys.argv[1:]
 before = psutil.Process().memory_info().rss
 model = load(folder, **json.loads(options))
 model.encode(photo).caption(max_tokens=2)
-gc.collect()
 print(json.dumps((psutil.Process().memory_info().rss - before) / 1e6))
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,8 +22,9 @@ from app import main
 from benchmarks import coca, peers
 from vlm.captioner import Captioner
 from vlm.cli import app
-from vlm.compiled import BackendError, Compiled, CompiledVision, quantise
+from vlm.compiled import BackendError, Compiled, CompiledVision, compile_model, quantise
 from vlm.vision import VisionEncoder, folded
+from vlm.weights.store import load_checkpoint
 
 QUESTIONS = ["what is it?", "how many dogs are on the grass?", "why?"]
 FAMILIES: dict[str, Callable[[Path], object]] = {
@@ -141,6 +143,16 @@ def test_int8_layers_compute_with_the_quantised_weights():
     expected = (entries * steps[:, None])[ids] @ (rows * scale[:, None]).T + linear.bias
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(found, linear(table(ids)), atol=1e-4)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_weights_of_torch_are_let_go(tiny_checkpoint, int8):
+    model, _ = load_checkpoint(tiny_checkpoint)
+    weights = [
+        weakref.ref(part) for part in (model.decoder, model.vision, *model.decoder.children())
+    ]
+    compile_model(model, int8)
+    assert [part() for part in weights] == [None] * len(weights)
 
 
 def test_int8_is_close(tiny, int8, photos):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import mmap
 import warnings
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ def compile_model(model: VisionLanguageModel, int8: bool = False) -> None:
         model.decoder = CompiledDecoder(model.decoder, int8)
         if model.reader is not None:
             model.reader = CompiledDecoder(model.reader, int8)
+    gc.collect()  # what traced the modules holds them, and their weights, in a cycle
 
 
 class Compiled:
