@@ -10,7 +10,9 @@ import typer
 
 import vlm
 from vlm.captioner import Captioner
-from vlm.images import ImageSource
+from vlm.compiled import BackendError
+from vlm.images import ImageError, ImageSource
+from vlm.weights.store import CheckpointError
 
 
 @torch.inference_mode()
@@ -20,10 +22,11 @@ def changed(
     """How many tokens of the reference's greedy captions have another most likely next token, and of how many."""
     likely: list[list[int]] = [[], []]
     for photo in photos:
-        ids = reference.encode(photo).caption(beams=1).ids
-        for model, tokens in zip((captioner, reference), likely):
-            projected, prompts = model.start([model.encode(photo)], None)
-            decoder = model.model.decoder
+        images = [model.encode(photo) for model in (captioner, reference)]
+        ids = images[1].caption(beams=1).ids
+        for image, tokens in zip(images, likely):
+            projected, prompts = image.captioner.start([image], None)
+            decoder = image.captioner.model.decoder
             hidden = decoder(torch.tensor([[*prompts[0], *ids]]), projected).hidden[0]
             logits = decoder.logits(hidden)[len(prompts[0]) - 1 :]
             tokens += logits.argmax(dim=-1).tolist()
@@ -35,7 +38,10 @@ def main(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Files.")],
 ) -> None:
     """Print how many next tokens of greedy captions int8 weights change."""
-    count, total = changed(vlm.load(model, int8=True), vlm.load(model), photos)
+    try:
+        count, total = changed(vlm.load(model, int8=True), vlm.load(model), photos)
+    except (BackendError, CheckpointError, ImageError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
     print(
         f"{count} of {total:,} next tokens changed ({100 * count / total:.2f} %), {len(photos):,} photos"
     )

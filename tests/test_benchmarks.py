@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from benchmarks.timing import Row, Run, Spread, between_tokens, compare
 from vlm.captioner import Captioner
 from vlm.decoder import Decoder
 from vlm.memory import Memory, Segment
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(folder: Path, *names: str) -> dict[str, dict]:
@@ -58,6 +62,21 @@ def test_bundled(tmp_path):
 def test_int8(tmp_path):
     rows = run(tmp_path, "int8")
     assert rows["int8: memory of the model, beside float32 without"]["peer"]["median"] > 0
+
+
+def test_agreement(tiny_checkpoint):
+    def count(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "benchmarks.agreement", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    photos = [str(photo) for photo in parts.PHOTOS[:2]]
+    result = count(str(tiny_checkpoint), *photos)
+    assert result.stdout.rstrip().endswith("%), 2 photos"), result.stderr
+    for arguments in (["unknown", photos[0]], [str(tiny_checkpoint), "missing.jpg"]):
+        result = count(*arguments)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+        assert arguments[0] in result.stderr or arguments[1] in result.stderr
 
 
 def test_coca_is_built_as_the_hub_has_it(tmp_path):
