@@ -90,7 +90,7 @@ def test_files_of_a_split_are_listed_once_a_line(run, tmp_path):
     run("shards", FIXTURES / "kohya", tmp_path)
     result = run("files", tmp_path, "--split", "train")
     assert result.exit_code == 2
-    assert "are not files of their own" in result.output.replace("\n", " ")
+    assert "are not files of their own" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("command", [("stats",), ("files",), ("shards",)])
