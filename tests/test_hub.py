@@ -163,6 +163,17 @@ def test_available_lists_coca_whatever_its_card_says(assets, cache, tmp_path):
     assert (entry.tasks, entry.licence) == (("caption",), "unknown")
 
 
+@pytest.mark.parametrize(("name", "found"), [("laion/mscoco_CoCa-B", 1), ("laion/CLIP-B", 0)])
+def test_available_knows_coca_without_a_configuration_by_its_name(
+    assets, cache, tmp_path, name, found
+):
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "open_clip_pytorch_model.bin").write_bytes(b"")
+    cached(cache, name, folder)
+    assert [entry.tasks for entry in available()] == [("caption",)] * found
+
+
 def test_what_is_damaged_is_not_available(assets, cache, tiny_checkpoint):
     for name, text in {"cut": '{"format_ver', "list": "[1]", "other": json.dumps({})}.items():
         shutil.copytree(tiny_checkpoint, assets / name)

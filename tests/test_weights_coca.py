@@ -8,15 +8,18 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from parity import layer_outputs, photos, randomise, words
+from safetensors.torch import load_file
+from test_hub import cached
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from vlm.captioner import Captioner
-from vlm.weights import CheckpointError
+from vlm.weights import CheckpointError, coca
 from vlm.weights.convert import read_foreign
 
 MERGES = 300
@@ -234,3 +237,65 @@ def test_what_is_unknown_or_does_not_fit_is_named(folder, tmp_path, part, change
     (own / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=named):
         read_foreign(own)
+
+
+@pytest.fixture
+def published(folder, tmp_path, monkeypatch) -> Path:
+    """A folder as LAION's: weights alone, as training on several devices saved them; the hub's cache is empty."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setattr(coca, "_PUBLISHED", {CONFIG["text_cfg"]["width"]: CONFIG})
+    weights = load_file(folder / "open_clip_model.safetensors")
+    saved = {
+        "epoch": 1,
+        "state_dict": {f"module.{name}": tensor for name, tensor in weights.items()},
+    }
+    (tmp_path / "published").mkdir()
+    torch.save(saved, tmp_path / "published" / "open_clip_pytorch_model.bin")
+    return tmp_path / "published"
+
+
+def test_weights_alone_take_open_clips_configuration_and_clips_tokenizer(
+    published, folder, ours, tmp_path
+):
+    with pytest.raises(CheckpointError, match="openai/clip-vit-large-patch14"):
+        read_foreign(published)
+    (tmp_path / "clip").mkdir()
+    shutil.copy(folder / "tokenizer.json", tmp_path / "clip")
+    cached(tmp_path / "hub", "openai/clip-vit-large-patch14", tmp_path / "clip")
+    model, tokenizer = read_foreign(published)
+    expected = ours.model.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+    assert model.config == ours.model.config
+    assert tokenizer.encode("a red dog") == ours.tokenizer.encode("a red dog")
+
+
+def test_weights_alone_that_are_not_cocas_are_refused(published):
+    torch.save({"visual.proj": torch.ones(2)}, published / "open_clip_pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="not CoCa's"):
+        read_foreign(published)
+    weights = {
+        "text.token_embedding.weight": torch.ones(3, 7),
+        "text_decoder.text_projection": torch.ones(7, 3),
+    }
+    torch.save(weights, published / "open_clip_pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="coca_ViT-B-32"):
+        read_foreign(published)
+
+
+@pytest.mark.parametrize(("name", "width"), [("coca_ViT-B-32", 512), ("coca_ViT-L-14", 768)])
+def test_the_published_configurations_are_open_clips(name, width):
+    theirs, ours = open_clip.get_model_config(name), coca._PUBLISHED[width]
+    unread = {"output_tokens", "attn_pooler_heads"}  # the heads: of the text
+    for part, defaults in (
+        ("vision_cfg", coca._VISION),
+        ("text_cfg", coca._TEXT),
+        ("multimodal_cfg", coca._TEXT),
+    ):
+        read = {**defaults, **ours[part]}
+        assert {k: read[k] for k in theirs[part] if k not in unread} == {
+            k: v for k, v in theirs[part].items() if k not in unread
+        }
+    assert theirs["vision_cfg"]["attn_pooler_heads"] == coca._VISION["attn_pooler_heads"]
+    assert ours["embed_dim"] == theirs["embed_dim"]

@@ -132,6 +132,41 @@ def test_older_pickled_weights_give_the_same_model(own):
     assert all(torch.equal(weight, expected[name]) for name, weight in actual.items())
 
 
+def test_the_weights_of_a_trainings_checkpoint_are_found(own):
+    expected = read_foreign(own)[0].state_dict()
+    weights = load_file(own / "model.safetensors")
+    (own / "model.safetensors").unlink()
+    torch.save({"epoch": 3, "state_dict": weights}, own / "pytorch_model.bin")
+    actual = read_foreign(own)[0].state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in actual.items())
+    for saved in ({"epoch": 3}, [1, 2], {"state_dict": 1}):
+        torch.save(saved, own / "pytorch_model.bin")
+        with pytest.raises(CheckpointError, match="not a mapping of names to tensors"):
+            read_foreign(own)
+
+
+def test_the_bias_of_the_output_layer_is_what_counts(own):
+    """transformers computes with it, and reads it where the file has both."""
+    head = "text_decoder.cls.predictions"
+    weights = load_file(own / "model.safetensors")
+    other = torch.randn_like(weights[f"{head}.bias"])
+    for biases in (
+        {f"{head}.bias": other},
+        {f"{head}.decoder.bias": other},
+        {f"{head}.bias": other + 1, f"{head}.decoder.bias": other},
+    ):
+        rest = {k: v for k, v in weights.items() if not k.endswith("predictions.bias")}
+        save_file(rest | biases, own / "model.safetensors", {"format": "pt"})
+        assert torch.equal(read_foreign(own)[0].decoder.head_bias, other)
+
+
+def test_missing_preprocessing_is_named(own):
+    for file in ("preprocessor_config.json", "processor_config.json"):
+        (own / file).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
+        read_foreign(own)
+
+
 def test_weights_in_several_files_give_the_same_model(own):
     expected = read_foreign(own)[0].state_dict()
     weights = load_file(own / "model.safetensors")

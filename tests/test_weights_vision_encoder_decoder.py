@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from vlm.captioner import Captioner
+from vlm.weights import CheckpointError
 from vlm.weights.convert import read_foreign
 
 PLAIN = {
@@ -258,6 +259,18 @@ def test_an_older_tokenizer_gives_the_same_ids(case, tmp_path):
         assert tokenizer.decode(ends) == expected.decode(ends) == expected.decode(ids)
 
 
+@pytest.mark.parametrize("case", [("vit", "trocr-base")], ids="-".join, indirect=True)
+def test_a_tokenizer_without_its_vocabulary_is_refused(case, tmp_path):
+    """transformers makes one of special tokens alone where it finds no file of the vocabulary."""
+    folder = Path(shutil.copytree(case.folder, tmp_path / "cut"))
+    backend = json.loads((folder / "tokenizer.json").read_text())
+    specials = {token["content"]: token["id"] for token in backend["added_tokens"]}
+    backend["model"] |= {"vocab": specials, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps(backend))
+    with pytest.raises(CheckpointError, match=f"{len(specials)} tokens only"):
+        read_foreign(folder)
+
+
 @pytest.mark.parametrize("case", [("vit", "gpt2")], ids="-".join, indirect=True)
 def test_an_older_file_of_weights_gives_the_same_model(case, ours, tmp_path):
     """nlpconnect's is a pickle with masks and the tied output among the weights."""
@@ -277,6 +290,13 @@ def test_an_older_file_of_weights_gives_the_same_model(case, ours, tmp_path):
     assert model.state_dict().keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
 
+    # The hub's own conversion keeps the first of tied names.
+    del weights["decoder.transformer.wte.weight"]
+    torch.save(weights, folder / "pytorch_model.bin")
+    model, _ = read_foreign(folder)
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+
+    weights["decoder.transformer.wte.weight"] = embeddings
     weights["decoder.lm_head.weight"] = embeddings + 1  # a table of its own
     torch.save(weights, folder / "pytorch_model.bin")
     model, _ = read_foreign(folder)

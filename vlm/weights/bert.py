@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm.weights.tables import From, Table, module, stacked
+from vlm.weights.tables import From, Table, Weights, module, stacked
 
 
 def embeddings(ours: str, theirs: str) -> Table:
@@ -12,6 +12,12 @@ def embeddings(ours: str, theirs: str) -> Table:
         f"{ours}.position_embedding.weight": From((f"{theirs}.position_embeddings.weight",)),
         **module(f"{ours}.embedding_norm", f"{theirs}.LayerNorm"),
     }
+
+
+def head_bias(source: Weights, head: str) -> str:
+    """The name of the output's bias: a file may have the head's, its output layer's, which is what counts, or both."""
+    output = f"{head}.decoder.bias"
+    return output if output in source else f"{head}.bias"
 
 
 def layers(ours: str, theirs: str, depth: int) -> Table:

@@ -18,7 +18,7 @@ from vlm.weights.foreign import (
     sides,
     token,
 )
-from vlm.weights.tables import From, Table, module, same_weights
+from vlm.weights.tables import From, Table, module, tied
 
 # transformers writes what differs from its own defaults; these are the defaults.
 _VISION = {
@@ -48,7 +48,7 @@ _TEXT = {
 DROPPED = {
     r"text_(de|en)coder\..*position_ids": "it counts up, and is made anew",
     r"text_decoder\.cls\.predictions\.decoder\.weight": "it is the token embeddings, where it is not another table",
-    r"text_decoder\.cls\.predictions\.decoder\.bias": "it is the bias beside it",
+    r"text_decoder\.cls\.predictions\.bias": "the output layer has it, too",
 }
 
 
@@ -62,7 +62,7 @@ def read(folder: Path) -> Foreign:
     weights = read_weights(folder)
     head = "text_decoder.cls.predictions"
     embeddings = "text_decoder.bert.embeddings"
-    tied = same_weights(weights, f"{head}.decoder.weight", f"{embeddings}.word_embeddings.weight")
+    embedded = tied(weights, f"{head}.decoder.weight", f"{embeddings}.word_embeddings.weight")
     answers = any(name.startswith("text_encoder.") for name in weights)
 
     backend = read_tokenizer(folder)
@@ -72,7 +72,7 @@ def read(folder: Path) -> Foreign:
         vision=_vision(vision, folder),
         adapter=AdapterConfig("none"),
         reader=replace(layers, causal=False) if answers else None,
-        decoder=replace(layers, tied=tied, head_transform=True, head_bias=True),
+        decoder=replace(layers, tied=embedded, head_transform=True, head_bias=True),
         text=TextConfig(
             pad=token(backend, text["pad_token_id"]),
             end=end,
@@ -90,12 +90,12 @@ def read(folder: Path) -> Foreign:
         **bert.layers("decoder", "text_decoder.bert.encoder.layer", text["num_hidden_layers"]),
         **module("decoder.head_transform.0", f"{head}.transform.dense"),
         **module("decoder.head_transform.2", f"{head}.transform.LayerNorm"),
-        "decoder.head_bias": From((f"{head}.bias",)),
+        "decoder.head_bias": From((bert.head_bias(weights, head),)),
     }
     if answers:
         table |= bert.embeddings("reader", "text_encoder.embeddings")
         table |= bert.layers("reader", "text_encoder.encoder.layer", text["num_hidden_layers"])
-    if not tied:
+    if not embedded:
         table["decoder.head.weight"] = From((f"{head}.decoder.weight",))
     return Foreign(ours, weights, table, DROPPED, backend)
 

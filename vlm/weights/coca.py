@@ -1,6 +1,7 @@
 """CoCa (Yu et al. 2022) as open_clip stores it: laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k and -L-14.
 
 open_clip's text tower and its multimodal layers are one decoder here: layers that read the text alone come first.
+These two are published as weights alone: open_clip itself has their configurations and the tokenizer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from vlm.weights.foreign import (
     sides,
     token,
 )
-from vlm.weights.tables import From, Table, module, row, rows, stacked, transposed
+from vlm.weights.hub import fetch_file
+from vlm.weights.tables import From, Table, Weights, module, row, rows, stacked, transposed
 
 # open_clip's defaults, where the configuration says nothing.
 _VISION = {
@@ -51,6 +53,22 @@ _PREPROCESS = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
+# open_clip's configurations of its two published sizes, by the width of the text.
+_PUBLISHED = {
+    512: {
+        "embed_dim": 512,
+        "vision_cfg": {"layers": 12, "width": 768, "patch_size": 32, "attentional_pool": True},
+        "text_cfg": {"context_length": 76, "width": 512, "heads": 8, "embed_cls": True},
+        "multimodal_cfg": {"context_length": 76, "width": 512, "heads": 8},
+    },
+    768: {
+        "embed_dim": 768,
+        "vision_cfg": {"layers": 24, "width": 1024, "patch_size": 14, "attentional_pool": True},
+        "text_cfg": {"context_length": 76, "width": 768, "heads": 12, "embed_cls": True},
+        "multimodal_cfg": {"context_length": 76, "width": 768, "heads": 12},
+    },
+}
+_TOKENIZER = "openai/clip-vit-large-patch14"  # the same in all of CLIP's models
 _FIT: dict[str, Any] = {"shortest": "crop", "squash": "squash"}
 
 DROPPED = {
@@ -61,9 +79,21 @@ DROPPED = {
 }
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has weights under open_clip's names."""
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return any((folder / name).is_file() for name in names)
+
+
 def read(folder: Path) -> Foreign:
-    """A folder of open_clip's CoCa. Raises CheckpointError where something does not fit."""
-    config = read_json(folder, "open_clip_config.json")
+    """A folder of open_clip's CoCa. Without a tokenizer of its own it takes CLIP's, from the hub.
+
+    Raises CheckpointError where something does not fit.
+    """
+    weights = read_weights(folder, "open_clip_model", "open_clip_pytorch_model")
+    # Training on several devices leaves a prefix.
+    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    config = _configuration(folder, weights)
     model = config["model_cfg"]
     vision, text = {**_VISION, **model["vision_cfg"]}, {**_TEXT, **model["text_cfg"]}
     fused = {**_TEXT, **model["multimodal_cfg"]}
@@ -74,9 +104,8 @@ def read(folder: Path) -> Foreign:
     for name in ("width", "heads", "mlp_ratio"):
         expect(fused, "multimodal_cfg", **{name: text[name]})
     activation: Any = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    weights = read_weights(folder, "open_clip_model", "open_clip_pytorch_model")
-
-    backend = read_tokenizer(folder)
+    own = (folder / "tokenizer.json").is_file()
+    backend = read_tokenizer(folder if own else fetch_file(_TOKENIZER, "tokenizer.json").parent)
     # CLIP's own decoder leaves the marks of a word's end.
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
     end = token(backend, text["vocab_size"] - 1)
@@ -130,6 +159,18 @@ def read(folder: Path) -> Foreign:
         **_decoder_table(text["layers"], fused["layers"], text["width"], fused["context_length"]),
     }
     return Foreign(ours, weights, table, DROPPED, backend)
+
+
+def _configuration(folder: Path, weights: Weights) -> dict[str, Any]:
+    name = "open_clip_config.json"
+    if (folder / name).is_file():
+        return read_json(folder, name)
+    embeddings = weights.get("text.token_embedding.weight")
+    if embeddings is None or "text_decoder.text_projection" not in weights:
+        raise CheckpointError(f"{folder} has no {name}, and its weights are not CoCa's")
+    if embeddings.shape[1] not in _PUBLISHED:
+        raise CheckpointError(f"{folder} has no {name}, and is neither coca_ViT-B-32 nor -L-14")
+    return {"model_cfg": _PUBLISHED[embeddings.shape[1]]}
 
 
 def _preprocess(values: dict[str, Any], size: tuple[int, int]) -> Preprocess:

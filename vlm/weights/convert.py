@@ -32,6 +32,8 @@ def family(folder: Path) -> str | None:
         if (folder / "open_clip_config.json").is_file():
             model = read_json(folder, "open_clip_config.json").get("model_cfg", {})
             return "coca" if "multimodal_cfg" in model else None
+        if not (folder / "config.json").is_file() and coca.has_weights(folder):
+            return "coca"  # as published: open_clip has the configuration, and goes by the name
         model_type = read_json(folder, "config.json").get("model_type")
     except CheckpointError:
         return None
@@ -53,7 +55,7 @@ def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
         model = VisionLanguageModel(foreign.config, initialise=False)
         weights = translate(foreign.weights, foreign.table, foreign.dropped)
         model.load_state_dict(weights, assign=True)
-        return model.eval(), Tokenizer(foreign.tokenizer, foreign.config.text)
+        tokenizer = Tokenizer(foreign.tokenizer, foreign.config.text)
     except KeyError as error:
         raise CheckpointError(f"{folder}: the configuration has no {error}") from None
     except RuntimeError as error:
@@ -61,6 +63,13 @@ def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
         raise CheckpointError(f"{folder}: weights and configuration differ: {first}") from None
     except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{folder}: {error}") from None
+    size = foreign.config.decoder.vocab_size
+    if tokenizer.vocab_size < size / 2:  # they differ by a few where the model's is rounded up
+        raise CheckpointError(
+            f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens only, of the model's {size}; it was made "
+            f"without the files that hold the vocabulary"
+        )
+    return model.eval(), tokenizer
 
 
 def convert(source: str | Path, folder: str | Path) -> None:

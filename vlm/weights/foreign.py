@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
+from torch import Tensor
 
 from vlm.config import Activation, ModelConfig
 from vlm.images import Preprocess
@@ -46,7 +47,8 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 def read_weights(folder: Path, stem: str = "model", pickled: str = "pytorch_model") -> Weights:
     """All tensors, as float32, of `{stem}.safetensors` or, where there is none, of the older `{pickled}.bin`.
 
-    Files split in several are found by their index. A pickle is opened for tensors alone.
+    Files split in several are found by their index. A pickle is opened for tensors alone; they may lie in the
+    `state_dict` of a training's checkpoint.
     """
     for name in (f"{stem}.safetensors", f"{pickled}.bin"):
         if (folder / name).is_file():
@@ -66,10 +68,15 @@ def _read_part(file: Path) -> Weights:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler raises what it likes
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise CheckpointError(f"{file} cannot be read: {reason}")
+        raise CheckpointError(f"{file} cannot be read: {reason}") from None
+    if isinstance(loaded, dict):
+        loaded = loaded.get("state_dict", loaded)
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{file} is not a mapping of names to tensors")
+    return loaded
 
 
 _RESAMPLING: dict[int, Any] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as PIL numbers them
@@ -81,8 +88,9 @@ def read_preprocess(folder: Path, size: tuple[int, int], resample: int) -> Prepr
     `resample` is the family's own, for files that do not say. Raises CheckpointError for what has no equal here.
     """
     name = "preprocessor_config.json"
-    if not (folder / name).is_file():
-        values = read_json(folder, "processor_config.json").get("image_processor", {})
+    newer = "processor_config.json"
+    if not (folder / name).is_file() and (folder / newer).is_file():
+        values = read_json(folder, newer).get("image_processor", {})
     else:
         values = read_json(folder, name)
     for step in ("do_resize", "do_normalize", "do_rescale"):
@@ -127,7 +135,8 @@ def read_tokenizer(folder: Path) -> Backend:
         backend = Backend.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the backend raises bare Exception
         raise CheckpointError(
-            f"{folder} has no tokenizer.json that can be read ({error}); make one with transformers: "
+            f"{folder} has no tokenizer.json that can be read ({error}); make one with transformers, "
+            f"and sentencepiece where its files are of that: "
             f"AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         ) from None
     backend.no_padding()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,9 @@ _FILES = (
     "open_clip_model.safetensors",
     "*.safetensors.index.json",
     "tokenizer.json",
-    "vocab.json",
+    "special_tokens_map.json",
+    "sentencepiece.bpe.model",
+    "vocab.*",
     "merges.txt",
     "README.md",
 )
@@ -96,7 +100,7 @@ def _cached() -> list[tuple[str, Path]]:
 
 def _describe(name: str, folder: Path) -> Available | None:
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    if tasks := _foreign_tasks(folder):
+    if tasks := _foreign_tasks(name, folder):
         return Available(name, folder, size, tasks, _card_licence(folder))
     try:
         config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
@@ -105,12 +109,14 @@ def _describe(name: str, folder: Path) -> Available | None:
     return Available(name, folder, size, config.tasks, config.licence)
 
 
-def _foreign_tasks(folder: Path) -> tuple[str, ...]:
+def _foreign_tasks(name: str, folder: Path) -> tuple[str, ...]:
     """What a checkpoint that `vlm.weights.convert` reads can do; nothing for any other."""
     try:
         if (folder / "open_clip_config.json").is_file():
             config = json.loads((folder / "open_clip_config.json").read_text())
             return ("caption",) if "multimodal_cfg" in config["model_cfg"] else ()
+        if not (folder / "config.json").is_file() and any(folder.glob("open_clip_*")):
+            return ("caption",) if "coca" in name.lower() else ()
         (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
         return _FOREIGN.get(architecture, ())
     except (OSError, ValueError, TypeError, KeyError):
@@ -128,19 +134,36 @@ def _card_licence(folder: Path) -> str:
         return "unknown"
 
 
+def fetch_file(name: str, file: str) -> Path:
+    """One file of a model on the hub, downloaded once. Raises CheckpointError when it cannot be fetched."""
+    from huggingface_hub import hf_hub_download
+
+    with _reasons(f"{file} of {name} is not to be had"):
+        return Path(hf_hub_download(name, file))
+
+
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-    try:
+    with _reasons(f"there is no folder {name!r}, nor such a model to fetch"):
         folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=list(_PICKLED)))
         return folder
+
+
+@contextmanager
+def _reasons(failure: str) -> Iterator[None]:
+    """Turn the errors of the hub's client into CheckpointError."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        yield
+        return
     except LocalEntryNotFoundError:
         reason = "it is not in the hub's cache, and the hub cannot be reached"
     except RepositoryNotFoundError:
         reason = "the hub has no such model, or it is private (`hf auth login`)"
     except Exception as error:  # the hub's client leaves its HTTP library's errors as they are
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise CheckpointError(f"there is no folder {name!r}, nor such a model to fetch: {reason}")
+    raise CheckpointError(f"{failure}: {reason}")

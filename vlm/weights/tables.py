@@ -86,9 +86,14 @@ def translate(source: Weights, table: Table, dropped: Dropped) -> Weights:
     }
 
 
-def same_weights(source: Weights, copy: str, original: str) -> bool:
-    """Whether a tensor that may be left out is a copy of another: a tied output, where it is not a table of its own."""
-    return copy not in source or torch.equal(source[copy], source[original])
+def tied(source: Weights, output: str, embeddings: str) -> bool:
+    """Whether an output's weights are the embeddings, and not a table of their own.
+
+    A file may hold either of the two or both; the embeddings are put back where only the output is there.
+    """
+    if output not in source:
+        return True
+    return torch.equal(source[output], source.setdefault(embeddings, source[output]))
 
 
 def _some(names: list[str]) -> str:

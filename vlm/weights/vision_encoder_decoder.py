@@ -27,7 +27,7 @@ from vlm.weights.foreign import (
     read_weights,
     token,
 )
-from vlm.weights.tables import From, Table, Weights, module, rows, same_weights, stacked, transposed
+from vlm.weights.tables import From, Table, Weights, module, rows, stacked, tied, transposed
 
 # transformers writes what differs from its own defaults; these are the defaults.
 _GPT2 = {
@@ -78,8 +78,8 @@ DROPPED = {
     r".*\.relative_position_index": "timm makes it anew",
     r"decoder\.transformer\.h\.\d+\.(attn|crossattention)\.(masked_)?bias": "masks are made anew",
     r"decoder\.lm_head\.weight": "it is the token embeddings, where it is not another table",
-    r"decoder\.lm_head\.decoder\.(weight|bias)": "they are the token embeddings and the bias above",
-    r"decoder\.cls\.predictions\.decoder\.(weight|bias)": "they are the token embeddings and the bias above",
+    r"decoder\.(lm_head|cls\.predictions)\.decoder\.weight": "it is the embeddings, or read beside them",
+    r"decoder\.(lm_head|cls\.predictions)\.bias": "the output layer has it, too",
     r"decoder\.output_projection\.weight": "it is the token embeddings, where it is not another table",
     r"decoder\.model\.decoder\.embed_positions\._float_tensor": "it only holds a type",
 }
@@ -178,7 +178,7 @@ def _gpt2(
         memory_width=memory_width,
         activation=activation(config["activation_function"]),
         norm_eps=config["layer_norm_epsilon"],
-        tied=same_weights(weights, "decoder.lm_head.weight", f"{transformer}.wte.weight"),
+        tied=tied(weights, "decoder.lm_head.weight", f"{transformer}.wte.weight"),
     )
     table: Table = {
         "decoder.token_embedding.weight": From((f"{transformer}.wte.weight",)),
@@ -250,7 +250,7 @@ def _bert_like(
         prenorm=False,
         norm_eps=config["layer_norm_eps"],
         embedding_norm=True,
-        tied=same_weights(weights, f"{output}.weight", f"{embeddings}.word_embeddings.weight"),
+        tied=tied(weights, f"{output}.weight", f"{embeddings}.word_embeddings.weight"),
         head_transform=True,
         head_bias=True,
     )
@@ -267,7 +267,7 @@ def _bert_like(
         **bert.layers("decoder", f"{body}.encoder.layer", config["num_hidden_layers"]),
         **module("decoder.head_transform.0", dense),
         **module("decoder.head_transform.2", norm),
-        "decoder.head_bias": From((f"{biased}.bias",)),
+        "decoder.head_bias": From((bert.head_bias(weights, biased),)),
     }
     return decoder, table
 
@@ -289,9 +289,7 @@ def _trocr(
         prenorm=False,
         embedding_norm=normed,
         embedding_scale=width**0.5 if config["scale_embedding"] else 1.0,
-        tied=same_weights(
-            weights, "decoder.output_projection.weight", f"{body}.embed_tokens.weight"
-        ),
+        tied=tied(weights, "decoder.output_projection.weight", f"{body}.embed_tokens.weight"),
     )
     table: Table = {
         "decoder.token_embedding.weight": From((f"{body}.embed_tokens.weight",)),
