@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.roofline import Machine
+from benchmarks.roofline import Machine, cpu_name
 from benchmarks.timing import Row, Spread
 
 PACKAGES = ("torch", "timm", "openvino", "transformers", "open_clip_torch", "vlm")
@@ -26,7 +26,7 @@ def as_record(rows: Sequence[Row], machine: Machine, left_out: Mapping[str, str]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "processor": _processor(),
+            "processor": cpu_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "flops": machine.flops,
@@ -123,13 +123,3 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 def _reach(spread: Spread) -> list[list[float]]:
     return [[spread.median - spread.low], [spread.high - spread.median]]
-
-
-def _processor() -> str:
-    """The processor's name where Linux tells it, else its kind."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -35,6 +37,14 @@ class Work:
     def ms(self, machine: Machine) -> float:
         """The shortest time: that of the slower of the two, the other being hidden behind it."""
         return 1000 * max(self.flops / machine.flops, self.bytes / machine.bandwidth)
+
+
+def cpu_name() -> str:
+    """The processor, as Linux names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def measure_machine(size: int = 2048, megabytes: int = 1024, repeats: int = 10) -> Machine:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -36,7 +35,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.roofline import measure_machine
+from benchmarks.roofline import cpu_name, measure_machine
 from training.checkpoints import RunFolder
 from training.features import FeatureCache, build_features
 from training.inputs import CachedPatches, Inputs, NoImage, Pixels
@@ -258,14 +257,6 @@ def memory_log(every: float = 0.2) -> Iterator[list[float]]:
     finally:
         done.set()
         thread.join()
-
-
-def cpu_name() -> str:
-    """The processor, as Linux names it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def show(speed: Speed) -> None:

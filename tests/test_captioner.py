@@ -90,6 +90,31 @@ def test_candidates(tiny, photos):
         assert len(texts) == len(set(texts)) == 5
 
 
+def test_samples_that_coincide_count_once(photos):
+    image = vlm.load().encode(photos[0])
+    answer = image.caption(sample=True, temperature=0.1, candidates=8, seed=0)
+    assert len(answer.alternatives) < 7, "some must coincide"
+    for text, confidence in (
+        (answer.text, answer.confidence),
+        *((a.text, a.confidence) for a in answer.alternatives),
+    ):
+        assert image.explain(text).confidence == pytest.approx(confidence, rel=1e-3)
+
+
+def test_a_texts_score_is_ranked_like_those_of_its_task(tiny, photos):
+    image = tiny.encode(photos[0])
+    for question in (None, "what is it"):
+        answer = image.explain("dog dog", question)
+        assert answer.confidence == pytest.approx(
+            math.exp(answer.score * (1 if question else len(answer.ids) + 1)), rel=1e-4
+        )
+
+
+def test_several_candidates_are_not_streamed(tiny, photos):
+    with pytest.raises(ValueError, match="candidates=1"):
+        next(tiny.encode(photos[0]).stream(sample=True, candidates=2))
+
+
 @pytest.mark.parametrize("question", ["", "  \n"])
 def test_an_empty_question_is_refused(tiny, photos, question):
     with pytest.raises(QuestionError, match="empty"):

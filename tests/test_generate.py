@@ -247,8 +247,24 @@ def test_a_prompt_without_room_is_refused():
         ({"top_k": -1}, "top_k"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"sample": True, "beams": 2}, "sampling"),
+        ({"temperature": 0.5}, "for sampling"),
+        ({"top_p": 0.5}, "for sampling"),
+        ({"top_k": 5}, "for sampling"),
     ],
 )
 def test_impossible_options_are_named(options, named):
     with pytest.raises(OptionError, match=named):
         Options(**options)
+
+
+@pytest.mark.parametrize("seed", [0, 20241124, 2**62, -1])
+def test_each_prompt_may_have_a_seed_of_its_own(seed):
+    """Prompts of the same image that share one are sampled alike."""
+    decoder = make()
+    options = Options(sample=True, temperature=3.0, max_tokens=8, seed=seed)
+    prompts = [[START]] * 2
+    shared = generate(decoder, project(decoder), prompts, END, PAD, options)
+    assert shared[0][0].ids == shared[1][0].ids
+    own = generate(decoder, project(decoder), prompts, END, PAD, options, [seed, 3])
+    assert own[0][0].ids == shared[0][0].ids
+    assert own[1][0].ids != own[0][0].ids

@@ -41,6 +41,17 @@ def test_a_packed_layer_is_the_layer(shape, bias):
         )
 
 
+@torch.inference_mode()
+def test_a_row_over_weights_that_no_cache_holds_is_the_layers(monkeypatch):
+    """As each word of a greedy caption is, for models of a common size."""
+    monkeypatch.setattr("vlm.packed._LARGE", 0)
+    linear = nn.Linear(24, 40)
+    packed = PackedLinear(linear.weight, linear.bias)
+    for shape in ((1, 24), (1, 1, 24), (2, 1, 24), (1, 3, 24)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(packed(x), linear(x))
+
+
 def test_a_packed_model_writes_and_explains_the_same(tiny, packed, photo):
     plain, fast = (model.encode(photo) for model in (tiny, packed))
     torch.testing.assert_close(fast.memory.tokens, plain.memory.tokens, atol=1e-4, rtol=1e-4)

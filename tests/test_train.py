@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -157,6 +158,24 @@ def test_a_dry_run_prints_sizes_and_estimates_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_counts_what_half_precision_and_checkpointing_save(
+    photos: Path, tmp_path: Path
+) -> None:
+    """An encoder that learns, whose activations are most of the memory."""
+    recipe = write_recipe(tmp_path / "r.yaml", photos)
+
+    def activations(*settings: str) -> int:
+        trained = ("optimiser.learning_rate.vision=1e-5", *settings)
+        result = command(recipe, *trained, "--dry-run", "--out", tmp_path / "run")
+        assert result.exit_code == 0, result.output
+        (line,) = (line for line in result.output.splitlines() if "activations" in line)
+        return int(re.sub(r"\D", "", line))
+
+    plain = activations()
+    assert activations("precision=bf16") < plain
+    assert activations("gradient_checkpointing=true") < plain / 2
+
+
 def test_a_blind_model_needs_no_images(tmp_path: Path, photos: Path) -> None:
     folder = draw_photos(tmp_path / "photos", 20)
     for picture in folder.glob("*.png"):
@@ -165,6 +184,7 @@ def test_a_blind_model_needs_no_images(tmp_path: Path, photos: Path) -> None:
     result = command(recipe, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
     assert result.exit_code == 0, result.output
     assert not (tmp_path / "cache").exists()
+    assert "examples" not in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_fine_tuning_starts_from_a_checkpoint_and_improves_it(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -116,6 +118,19 @@ def test_a_file_that_is_no_photo_leaves_the_page_as_it_was(tiny: Captioner, tmp_
     assert after["message"].startswith("“letter.pdf” is not an image")
     assert str(tmp_path) not in after["message"]
     assert {**after, "turn": 1, "message": None} == before
+
+
+def test_a_model_that_writes_no_captions_shows_the_photo_and_answers(tiny: Captioner) -> None:
+    model = copy.copy(tiny.model)
+    model.config = replace(tiny.model.config, tasks=("vqa",))
+    tab = Tab()
+    *_, view = describe(Captioner(model, tiny.tokenizer), tab, DOG, "dog.jpg", 1)
+    assert view["photo"]["name"] == "dog.jpg"
+    assert view["busy"] is None
+    assert "ask it a question" in view["message"]
+    *_, asked = answer(tab, "is there a dog?", 2)
+    assert asked["message"] is None
+    assert len(asked["answers"]) == 1
 
 
 def test_a_new_photo_takes_the_place_of_the_old_and_its_answers(tiny: Captioner) -> None:

@@ -47,12 +47,14 @@ def print_estimate(recipe: Recipe, data_folder: Path) -> None:
     steps = EpochSteps(data.train, inputs, tokenizer, max_length, recipe, epoch=0)
     objective = Likelihood(model, recipe.label_smoothing, recipe.gradient_checkpointing)
     optimiser = make_optimiser(model, recipe.optimiser)
+    half = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    autocast = torch.autocast("cpu", half, enabled=half is not None)
     seconds, activations = [], 0
     for index in range(min(STEPS, len(steps))):
         start = time.perf_counter()
         for batch in steps[index].batches:
             saved = _Saved(model)
-            with saved:
+            with saved, autocast:
                 loss = objective(batch) / max(1, batch.targets)
             loss.backward()
             activations = max(activations, saved.size)

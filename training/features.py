@@ -99,15 +99,18 @@ def build_features(
         ) from error
     wanted = {_name(image.key, False): (image, False) for image in images}
     wanted |= {_name(image.key, True): (image, True) for image in mirrored}
+    # Cut before what is done is left out: another process may have begun to write.
+    own = list(wanted.values())[rank::world]
     cache = FeatureCache(folder)
-    todo = [pair for pair in wanted.values() if not cache.has(*pair)]
-    first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
+    todo = [pair for pair in own if not cache.has(*pair)]
+    number = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
+    number += (rank - number) % world  # each process has numbers of its own
     encoder = folded(encoder).to(device)
-    shards = range(0, len(todo), SHARD)
-    for number, start in list(enumerate(shards, first))[rank::world]:
+    for start in range(0, len(todo), SHARD):
         part = todo[start : start + SHARD]
         say(f"encoding images {start + 1:,} to {start + len(part):,} of {len(todo):,}")
         _write_shard(folder / f"{number:06d}.npy", part, encoder, device, batch_size, workers)
+        number += world
 
 
 def _write_meta(folder: Path, encoder: VisionEncoder) -> None:

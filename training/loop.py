@@ -117,8 +117,6 @@ def train(
     """
     model.to(accelerator.device)
     trained = freeze(model, recipe.optimiser)
-    if recipe.gradient_checkpointing and "vision" in trained:
-        model.vision.trunk.set_grad_checkpointing()
     averaged = ModelEmaV3(model, decay=recipe.optimiser.ema, use_warmup=True)
     steps_of = steps_of_epochs(data.train, recipe)
     optimiser = make_optimiser(model, recipe.optimiser)
@@ -145,11 +143,11 @@ def train(
                 waited = time.perf_counter() - asked
                 # What dropout and sampling draw is a function of the step, so no generator's state need be kept.
                 seed = (recipe.seed * 1_000_003 + progress.step) * world + rank
-                torch.manual_seed(seed)
+                torch.manual_seed(seed % 2**63)
                 batches = [batch.to(accelerator.device) for batch in part.batches]
                 figures = {}
                 if critic is not None:
-                    batches, figures["reward"] = critic(model.eval(), batches, seed)
+                    batches, figures["reward"] = critic(model.eval(), batches)
                 model.train()
                 model.vision.eval()  # batch norms keep their pretrained statistics
                 schedule.step_update(progress.step + 1)

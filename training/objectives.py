@@ -41,6 +41,8 @@ class Likelihood(nn.Module):
         self, model: VisionLanguageModel, label_smoothing: float = 0.0, recompute: bool = False
     ) -> None:
         super().__init__()
+        if recompute and any(p.requires_grad for p in model.vision.parameters()):
+            model.vision.trunk.set_grad_checkpointing()
         self.model = model
         self.label_smoothing = label_smoothing
         self.recompute = recompute
@@ -60,7 +62,8 @@ class Likelihood(nn.Module):
         losses = F.cross_entropy(
             logits, rows.targets[kept], label_smoothing=self.label_smoothing, reduction="none"
         )
-        return losses @ rows.weights[:, None].expand_as(kept)[kept]
+        # Not a product of vectors, which autocast would take in half precision.
+        return (losses * rows.weights[:, None].expand_as(kept)[kept]).sum()
 
 
 class SelfCritic:
@@ -82,19 +85,17 @@ class SelfCritic:
 
     @torch.no_grad()
     def __call__(
-        self, model: VisionLanguageModel, batches: Sequence[Batch], seed: int
+        self, model: VisionLanguageModel, batches: Sequence[Batch]
     ) -> tuple[list[Batch], float]:
         """The batches with samples in place of captions, and the mean reward of the samples.
 
-        The model is in eval mode: what is sampled is what it would say.
+        The model is in eval mode: what is sampled is what it would say. Torch's own generator decides.
         """
-        judged = [self._judge(model, batch, seed + i) for i, batch in enumerate(batches)]
+        judged = [self._judge(model, batch) for batch in batches]
         rewards = [reward for _, own in judged for reward in own]
         return [batch for batch, _ in judged], sum(rewards) / max(1, len(rewards))
 
-    def _judge(
-        self, model: VisionLanguageModel, batch: Batch, seed: int
-    ) -> tuple[Batch, list[float]]:
+    def _judge(self, model: VisionLanguageModel, batch: Batch) -> tuple[Batch, list[float]]:
         images = [image for image, key in enumerate(batch.keys) if key in self.keys]
         if not images:
             return batch, []
@@ -102,9 +103,7 @@ class SelfCritic:
         projected = model.decoder.project(encode(model, batch))
         projected = projected.select(torch.tensor(images, device=device))
         keys = [batch.keys[image] for image in images]
-        sampling = Options(
-            sample=True, candidates=self.options.samples, max_tokens=limit, seed=seed
-        )
+        sampling = Options(sample=True, candidates=self.options.samples, max_tokens=limit)
         samples, rewards = self._write(model, projected, keys, sampling)  # (B, samples)
         if self.options.baseline == "greedy":
             greedy = Options(max_tokens=limit)
@@ -127,7 +126,8 @@ class SelfCritic:
         """Captions of each image, `end` included where they have one, and their rewards `(B, candidates)`."""
         prompts = [self.tokenizer.caption_prompt()] * len(keys)
         end, pad = self.tokenizer.end, self.tokenizer.pad
-        written = generate(model.decoder, projected, prompts, end, pad, options)
+        seeds = torch.randint(2**40, (len(keys),)).tolist()  # images' chances must not be alike
+        written = generate(model.decoder, projected, prompts, end, pad, options, seeds)
         captions = [hypothesis for hypotheses in written for hypothesis in hypotheses]
         texts = [self.tokenizer.decode(c.ids) + f" {END_WORD}" * c.finished for c in captions]
         repeated = [key for key in keys for _ in range(options.candidates)]

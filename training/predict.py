@@ -103,7 +103,7 @@ def blind_image(captioner: Captioner) -> EncodedImage:
     pixels, frame = captioner.preprocess(picture)
     patches, grid = captioner.model.vision(pixels[None].to(captioner.model.device))
     memory = captioner.model.remember(torch.zeros_like(patches), grid)
-    projected = captioner.model.decoder.project(memory)
+    projected = captioner.model.project(memory)
     return EncodedImage(captioner, picture, frame, memory, projected, encode_ms=0.0)
 
 

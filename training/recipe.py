@@ -206,8 +206,8 @@ class Recipe:
 
     A model starts from the checkpoint `init` (a folder, a bundled name or a hub id), or from a new `decoder` on
     an encoder `vision`. `batch_images` counts the images of one step over all processes, which the step takes in
-    `accumulate` parts; neither the parts nor the processes change what is learnt. `blind` trains a question-only
-    baseline: every image's patches are zeros.
+    `accumulate` parts; neither the parts nor the processes change what is learnt, but for what dropout draws.
+    `blind` trains a question-only baseline: every image's patches are zeros.
     """
 
     sources: tuple[Source, ...]

@@ -159,7 +159,8 @@ def main(
     try:
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}")
-        dev = read_data(load_recipe(folder / "recipe.yaml"), data).all_dev if data else []
+        recipe = load_recipe(folder / "recipe.yaml")
+        dev = read_data(recipe, data).all_dev if data and not recipe.blind else []
     except (DataError, RecipeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

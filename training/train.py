@@ -110,7 +110,8 @@ def run(recipe: Recipe, data_folder: Path, out: Path, cache: Path, workers: int 
         raise
     accelerator.end_training()
     if main_process:
-        write_report(out, data.all_dev)
+        # A blind model has seen no image, so what it says of them is no example.
+        write_report(out, () if recipe.blind else data.all_dev)
         print(f"the model is in {folder.model}, the report in {out / 'report.html'}")
 
 

@@ -132,10 +132,16 @@ class EncodedImage:
         return self.captioner.write([self], questions, _options(ANSWER, options))
 
     def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:
-        """Yield the words of a greedy (or sampled) caption or answer as soon as each is complete."""
-        chosen = _options(CAPTION, {"beams": 1, **options})
+        """Yield the words of a greedy (or sampled) caption or answer as soon as each is complete.
+
+        `options` are those of `vlm.Options`, without the task's beams. Raises ValueError for several beams or
+        candidates.
+        """
+        chosen = _options(CAPTION if question is None else ANSWER, {"beams": 1, **options})
         if chosen.beams > 1:
             raise ValueError("beams may change words that were shown; stream with beams=1")
+        if chosen.candidates > 1:
+            raise ValueError("another candidate may become the best; stream with candidates=1")
         tokenizer = self.captioner.tokenizer
         asked = None if question is None else [question]
         projected, prompts = self.captioner.start([self], asked)
@@ -292,7 +298,9 @@ class Captioner:
         logprobs = self.model.decoder.logits(hidden).log_softmax(dim=-1)  # (T + 1, V)
         targets = torch.tensor([*ids, self.tokenizer.end], device=self.model.device)
         chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()
-        hypothesis = Hypothesis(tuple(ids), tuple(chosen), sum(chosen) / len(chosen), True)
+        task = CAPTION if question is None else ANSWER
+        score = sum(chosen) / len(chosen) ** task.length_penalty
+        hypothesis = Hypothesis(tuple(ids), tuple(chosen), score, True)
         ms = (time.perf_counter() - start) * 1000
         return self._answer(image, question, [hypothesis], ms)
 
@@ -305,7 +313,7 @@ class Captioner:
     ) -> Answer:
         best = hypotheses[0]
         probabilities: dict[str, float] = {}  # several token sequences may spell one text
-        for hypothesis in hypotheses:
+        for hypothesis in {h.ids: h for h in hypotheses}.values():  # samples may coincide
             text = self.tokenizer.decode(hypothesis.ids)
             probability = math.exp(sum(hypothesis.logprobs))
             probabilities[text] = probabilities.get(text, 0.0) + probability

@@ -22,10 +22,12 @@ class OptionError(ValueError):
 class Options:
     """How to choose words.
 
-    `beams` 1 is greedy, unless `sample`. `candidates` is how many distinct results to return, best first.
+    `beams` 1 is greedy, unless `sample`. `candidates` is how many results to return, best first; those of beams are
+    distinct, samples may coincide.
     A hypothesis of `n` tokens (its end included) scores its summed log-probability / `n ** length_penalty`.
-    `top_k` 0 and `top_p` 1 keep every token. `no_repeat_ngram` n forbids a sequence of n tokens to occur twice;
-    `repetition_penalty` above 1 makes used tokens less likely (CTRL, Keskar et al. 2019).
+    `temperature`, `top_k` (0 keeps every token) and `top_p` (1 does) are for sampling. `no_repeat_ngram` n forbids a
+    sequence of n tokens to occur twice; `repetition_penalty` above 1 makes used tokens less likely (CTRL, Keskar et
+    al. 2019).
     """
 
     beams: int = 1
@@ -58,6 +60,8 @@ class Options:
             raise OptionError(f"top_p must be in (0, 1], not {self.top_p}")
         if not self.repetition_penalty > 0:
             raise OptionError(f"repetition_penalty must be positive, not {self.repetition_penalty}")
+        if not self.sample and (self.temperature, self.top_k, self.top_p) != (1.0, 0, 1.0):
+            raise OptionError("temperature, top_k and top_p are for sampling; set sample, too")
         if self.sample and self.beams > 1:
             raise OptionError("sampling and beam search do not go together; set beams to 1")
         if not self.sample and self.candidates > self.beams:
@@ -86,11 +90,13 @@ def stream(
     end: int,
     pad: int,
     options: Options,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[list[list[Hypothesis]]]:
     """Yield, after each token, every prompt's hypotheses, best first; the last yield is the result.
 
     Prompts of one image follow each other, and every image has as many: `len(prompts)` is a multiple of the
-    projection's batch. Greedy and sampled words never change once yielded; beams may.
+    projection's batch. `seeds`, one a prompt, stand in for `options.seed`, which all prompts share. The words of a
+    single candidate, greedy or sampled, never change once yielded; beams may, and so may which candidate is best.
     Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
     """
     room = decoder.config.max_length - max(len(prompt) for prompt in prompts)
@@ -104,8 +110,11 @@ def stream(
         max_tokens=min(options.max_tokens, room),
         min_tokens=min(options.min_tokens, room),
     )
-    search = _beam if options.beams > 1 else _ancestral
-    steps = search(decoder, projected, prompts, end, pad, options)
+    if options.beams > 1:
+        steps = _beam(decoder, projected, prompts, end, pad, options)
+    else:
+        chances = [options.seed] * len(prompts) if seeds is None else seeds
+        steps = _ancestral(decoder, projected, prompts, end, pad, options, chances)
     while True:
         # Both are entered for each step, so that they do not leak to the caller between yields.
         with torch.inference_mode(), decoder.searching():
@@ -122,9 +131,11 @@ def generate(
     end: int,
     pad: int,
     options: Options,
+    seeds: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
     """Every prompt's finished hypotheses, best first: `stream`, drained."""
-    return deque(stream(decoder, projected, prompts, end, pad, options), maxlen=1).pop()
+    steps = stream(decoder, projected, prompts, end, pad, options, seeds)
+    return deque(steps, maxlen=1).pop()
 
 
 def _ancestral(
@@ -134,13 +145,18 @@ def _ancestral(
     end: int,
     pad: int,
     options: Options,
+    seeds: Sequence[int | None],
 ) -> Iterator[list[list[Hypothesis]]]:
     """Greedy decoding, or independent samples of each prompt."""
     state = _State.start(decoder, projected, prompts, pad, options.candidates)
     rows = len(prompts) * options.candidates
     device = state.logits.device
     # A generator of its own for each row: a prompt's samples do not depend on what else is in the batch.
-    generators = [_generator(options.seed, i % options.candidates, device) for i in range(rows)]
+    generators = [
+        _generator(seed, candidate, device)
+        for seed in seeds
+        for candidate in range(options.candidates)
+    ]
     tokens = torch.empty(rows, 0, dtype=torch.long, device=device)
     chosen_logprobs = torch.empty(rows, 0, device=device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -175,7 +191,7 @@ def _beam(
     pad: int,
     options: Options,
 ) -> Iterator[list[list[Hypothesis]]]:
-    """Beam search; a prompt stops when its best running beam can no longer beat its worst finished one."""
+    """Beam search; a prompt stops when its best running beam, ended now, would not beat its worst finished one."""
     beams, count = options.beams, len(prompts)
     state = _State.start(decoder, projected, prompts, pad, beams)
     device, vocab_size = state.logits.device, state.logits.shape[-1]
@@ -365,7 +381,7 @@ def _generator(seed: int | None, candidate: int, device: torch.device) -> torch.
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed * 1_000_003 + candidate)
+        generator.manual_seed((seed * 1_000_003 + candidate) % 2**63)
     return generator
 
 

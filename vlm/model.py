@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm.attention import Attention
@@ -125,21 +124,3 @@ class VisionLanguageModel(nn.Module):
         segment = Segment("question", 0, length, image.image.grid)
         lift = image.on_patches(attention).flatten(2)  # (R, T, P)
         return Memory(decoded.hidden, (segment,), valid, lift)
-
-    def loss(
-        self,
-        projected: Projected,
-        ids: Tensor,
-        targets: Tensor,
-        label_smoothing: float = 0.0,
-    ) -> Tensor:
-        """Summed cross-entropy in nats of `targets` `(R, T)`, where they are not `IGNORE_INDEX`.
-
-        `ids` `(R, T)` are padded on the right; `R` is a multiple of the projection's batch.
-        """
-        hidden = self.decoder(ids, projected).hidden  # (R, T, D)
-        kept = targets != IGNORE_INDEX
-        logits = self.decoder.logits(hidden[kept])  # (K, V)
-        return F.cross_entropy(
-            logits, targets[kept], label_smoothing=label_smoothing, reduction="sum"
-        )

@@ -91,7 +91,8 @@ def describe(
 ) -> Iterator[View]:
     """Caption a photo word by word; the last view has the beam search's caption, with maps.
 
-    When it is no photo, the page stays as it was and the view carries the message.
+    A model that only answers questions shows it. When it is no photo, the page stays as it was and the view carries
+    the message.
     """
     yield page.view(turn, busy="Looking…")
     try:
@@ -100,6 +101,9 @@ def describe(
         yield page.view(turn, message=_sentence(str(error).replace(str(source), f"“{name}”")))
         return
     page.show_photo(image, name, turn)
+    if "caption" not in captioner.model.config.tasks:
+        yield page.view(turn, message="This model writes no captions; ask it a question.")
+        return
     yield page.view(turn, busy="Writing…")
     for word in image.stream():
         page.caption.append(_word(word.text, word.logprob))

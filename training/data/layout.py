@@ -14,8 +14,6 @@ from training.data.report import Broken, Report
 Row = TypeVar("Row")
 Parsed = TypeVar("Parsed")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 # Names under which sources keep the same split.
 DEV_NAMES = ("dev", "val", "valid", "validation")
 SPLIT_NAMES = ("train", *DEV_NAMES, "test")

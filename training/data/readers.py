@@ -7,7 +7,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from training.data.layout import IMAGE_SUFFIXES
 from training.data.readers_captions import (
     read_coco,
     read_flickr8k,
@@ -29,6 +28,7 @@ from training.data.readers_vqa import (
 from training.data.records import DataError, Record
 from training.data.report import Report
 from training.data.shards import read_webdataset
+from vlm.images import EXTENSIONS
 
 Reader = Callable[..., Iterator[Record]]
 
@@ -128,7 +128,7 @@ def detect_format(path: str | Path) -> str:
         for format, keys in TELLING_KEYS:
             if all(f'"{key}"' in start for key in keys):
                 return format
-    images = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
     if any(image.with_suffix(".txt").is_file() for image in images):
         return "kohya"
     raise DataError(f"The format of {path} is not recognised; name the format.")

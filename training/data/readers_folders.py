@@ -10,7 +10,6 @@ from typing import Any
 
 from training.data.columns import find_columns, row_record
 from training.data.layout import (
-    IMAGE_SUFFIXES,
     SPLIT_NAMES,
     held_out,
     parse_rows,
@@ -20,6 +19,7 @@ from training.data.layout import (
 )
 from training.data.records import DataError, ImageRef, Record
 from training.data.report import Report
+from vlm.images import EXTENSIONS
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -79,7 +79,7 @@ def read_kohya(
     names = sorted(
         str(file.relative_to(folder))
         for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        if file.suffix.lower() in EXTENSIONS
     )
     if not names:
         raise DataError(f"The folder {folder} has no images.")

@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from training.data.layout import IMAGE_SUFFIXES, parse_rows, pick_split, skip
+from training.data.layout import parse_rows, pick_split, skip
 from training.data.records import Box, DataError, ImageRef, Record
 from training.data.report import Report
-from vlm.images import ImageError, load_image
+from vlm.images import EXTENSIONS, ImageError, load_image
 
 
 def read_webdataset(
@@ -96,7 +96,7 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
                 yield sample
                 sample = {}
             sample["key"] = key
-            if f".{extension.lower()}" in IMAGE_SUFFIXES:
+            if f".{extension.lower()}" in EXTENSIONS:
                 sample["image"] = entry.name
             elif extension in ("txt", "json"):
                 sample[extension] = tar.extractfile(entry).read()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Checkpoint folders: `model.safetensors`, `config.json`, `tokenizer.json`, `README.md`."""
+"""Checkpoint folders: `model.safetensors`, `config.json`, `tokenizer.json`, and maybe a model card."""
 
 from __future__ import annotations
 
