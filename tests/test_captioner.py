@@ -3,13 +3,16 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vlm
 from vlm.captioner import QuestionError
+from vlm.images import ImageError
 
 QUESTIONS = ["is there a dog?", "how many people are there in the park?", "what?"]
 
@@ -145,3 +148,23 @@ def test_every_public_name_exists():
         assert getattr(vlm, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = vlm.nothing
+
+
+def test_what_is_no_list_of_questions_or_images_is_said(tiny, photos):
+    image = tiny.encode(photos[0])
+    for asked in ("what?", [None], [5]):
+        with pytest.raises(QuestionError, match="must be a text"):
+            image.ask_all(asked)
+    with pytest.raises(QuestionError, match="must be a text"):
+        image.ask(None)
+    for source in ("photo.jpg", b"", Path("photo.jpg"), Image.new("RGB", (8, 8))):
+        with pytest.raises(ImageError, match="list of images"):
+            tiny.caption(source)
+    assert tiny.encode_all([]) == []
+    assert len(tiny.caption(iter(photos), beams=1, max_tokens=3)) == len(photos)
+    with pytest.raises(ValueError, match="no word 99"):
+        image.explain("a dog").overlay(99)
+
+
+def test_no_questions_have_no_answers(tiny, photos):
+    assert tiny.encode(photos[0]).ask_all([]) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -215,12 +216,43 @@ def test_write_txt_refuses_two_photos_with_one_text(run, photos):
     assert result.stdout.startswith(f"{photos / '2.jpg'}: ")
 
 
-def test_a_text_that_cannot_be_written_stops_the_run(run, photos):
-    (photos / "x.txt.part").mkdir()  # stands in the way
+def test_a_text_that_cannot_be_written_stops_no_other(run, photos):
+    longest = "m" * 251 + ".jpg"  # as long as a name can be
+    shutil.copy(photos / "2.jpg", photos / longest)
+    (photos / "2.txt").mkdir()  # stands in the way
+    result = run("caption", photos, "--write-txt", "--overwrite")
+    assert result.exit_code == 1
+    (line,) = errors(result)
+    assert f"{photos / '2.txt'} cannot be written" in line
+    texts = {path.relative_to(photos) for path in photos.rglob("*.txt") if path.is_file()}
+    images = {Path(name).with_suffix(".txt") for name in (*NATURAL, longest)}
+    assert texts - {Path("notes.txt")} == images - {Path("2.txt")}
+    assert not list(photos.rglob("*.part"))
+
+
+def test_a_full_disk_stops_the_run_and_loses_no_message(run, photos, monkeypatch):
+    def full(path, *arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    (photos / "empty.jpg").touch()
+    monkeypatch.setattr(Path, "write_text", full)
     result = run("caption", photos, "--write-txt")
     assert result.exit_code == 2
-    (line,) = errors(result)
-    assert "x.txt.part" in line
+    assert any("No space left" in line for line in errors(result))
+
+
+def test_an_output_that_lacks_a_letter_of_a_name_loses_nothing(photos, tiny_checkpoint):
+    shutil.copy(photos / "2.jpg", photos / "日本.jpg")
+    command = [sys.executable, "-m", "vlm", "caption", str(photos), "--model", str(tiny_checkpoint)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    result = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert len(result.stdout.splitlines()) == len(NATURAL) + 1
+    assert rb"\u65e5\u672c.jpg: " in result.stdout
+
+
+def test_a_question_that_is_not_utf8_is_asked(run, photos):
+    weird = os.fsdecode(b"what \xff is it?")
+    assert run("ask", photos / "2.jpg", weird).exit_code == 0
 
 
 def test_a_file_name_that_is_not_utf8_goes_out_as_it_came(run, photos):

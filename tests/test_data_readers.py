@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from training.data.readers import READERS, detect_format, read
 from training.data.records import DataError, Record
+from training.data.report import Report
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -107,3 +111,39 @@ def test_unknown_option_names_those_that_exist():
         read(FIXTURES / "karpathy", column="x")
     with pytest.raises(DataError, match="flickr8k has no option 'restval'; it takes none"):
         read(FIXTURES / "flickr8k", restval=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "format"),
+    [
+        ({"questions": [{"question_id": 1}]}, "vqa_v2"),
+        ({"annotations": []}, "coco"),
+        ({"images": [{"id": 1}], "annotations": []}, "coco"),
+        ({"images": [None], "dataset": "coco"}, "karpathy"),
+        ({"data": 3}, "textcaps"),
+        ([{"image": None, "caption": "a dog"}], "blip"),
+        ([None], "llava"),
+        ([1, 2], "gqa"),
+    ],
+)
+def test_a_file_of_another_shape_is_one_sentence(tmp_path: Path, content: Any, format: str) -> None:
+    names = {
+        "vqa_v2": "OpenEnded_mscoco_train2014_questions.json",
+        "coco": "captions_train2014.json",
+    }
+    names |= {"gqa": "train_balanced_questions.json", "textcaps": "TextCaps_0.1_train.json"}
+    (tmp_path / "images").mkdir()
+    file = tmp_path / names.get(format, "dataset_x.json")
+    file.write_text(json.dumps(content))
+    path = tmp_path if format in names else file
+    with pytest.raises(DataError, match=r"shape|broken|missing|hold"):
+        list(read(path, format, "train", report=Report(0.0)))
+
+
+def test_files_that_a_system_leaves_beside_images_are_no_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a square")
+        (tmp_path / f"._{name}.png").write_bytes(b"Mac OS X")
+    (tmp_path / "folder.png").mkdir()
+    assert [record.id for record in read(tmp_path, "kohya", "all")] == ["a.png", "b.png"]

@@ -62,7 +62,7 @@ def test_overrides_reach_into_mappings_lists_and_what_was_left_out(tmp_path: Pat
         ({"sources": [{}]}, r"sources\[0\].path is missing"),
         (
             {"sources": [{"path": "a", "weight": 0}]},
-            r"sources\[0\].weight must be positive, not 0",
+            r"sources\[0\].weight must be positive and finite, not 0",
         ),
         ({"sources": [{"path": "a", "options": 3}]}, r"sources\[0\].options must be a mapping"),
         ({"vision": {"name": "x", "size": [96]}}, "vision.size must have 2 values, not 1"),

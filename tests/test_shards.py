@@ -262,3 +262,19 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
     ((_, load),) = read_unit("/x.jpg", Format.folder, None, None)
     with pytest.raises(TimeoutError):
         load()
+
+
+@pytest.mark.parametrize("image", ["gopher://x/y.jpg", "", "a\0b", "http://127.0.0.1:9/x.jpg"])
+def test_a_row_whose_path_leads_nowhere_is_one_broken_image(tmp_path, image):
+    (tmp_path / "ok.jpg").write_bytes(b"ok")
+    path = write_table(tmp_path / "a.parquet", {"image": ["ok.jpg", image, "ok.jpg"]})
+    (_, first), (_, broken), (_, last) = contents(path, Format.parquet)
+    assert first == last == b"ok"
+    assert isinstance(broken, str)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    ((_, broken),) = contents(tmp_path, Format.folder)
+    assert "not a regular file" in broken

@@ -117,6 +117,8 @@ def evaluate(
         fail("--plot goes with --task vqa")
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         fail(f"--plot must name a .png, .svg or .pdf file, not {plot.name!r}")
+    if plot is not None and not plot.parent.is_dir():
+        fail(f"--plot: there is no folder {plot.parent}")
 
     with clear_errors():
         from training.data.report import Report
@@ -150,17 +152,20 @@ def evaluate(
                 said = list(with_progress(going, name, len(records)))
                 seconds = time.perf_counter() - start
                 results.append(Result(name, unseen, said, score(said), seconds))
-                if file is not None:
-                    write_predictions(file, task, results[-1])
                 # Two models are compared on the images that could be read.
                 records = [prediction.record for prediction in said]
-        compared = differences(*(r.evaluation for r in results)) if len(results) == 2 else None
+            two = len(results) == 2
+            compared = differences(*(r.evaluation for r in results)) if two else None
+            # Before anything is written: the figures are not lost where that fails.
+            if as_json:
+                print(json.dumps(as_record(task, results, compared)), flush=True)
+            else:
+                show(task, results, compared)
+            if file is not None:
+                for result in results:
+                    write_predictions(file, task, result)
         if plot is not None:
             plot_confidence(results, plot)
-    if as_json:
-        print(json.dumps(as_record(task, results, compared)))
-    else:
-        show(task, results, compared)
     for what, report in (("rows", rows), ("images", pictures)):
         if report.broken:
             typer.secho(f"{what}: {report.summary()}", err=True, fg="red")

@@ -60,7 +60,7 @@ def shards(
         if questions:
             records += questions_from_captions(records, seed)
         written = write_shards(records, out, split, images_per_shard, pictures)
-    except DataError as error:
+    except (DataError, OSError) as error:
         fail(error)
     console.print(f"{len(records)} records in {len(written)} shards in {out}")
     for what, report in (("rows", rows), ("images", pictures)):
@@ -103,6 +103,8 @@ def stats(
     broken: Limit = 0.05,
 ) -> None:
     """Print lengths, vocabulary, answer types, and what the splits share."""
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        fail(DataError(f"--plot must name a .png, .svg or .pdf file, not {plot.name!r}"))
     summaries: dict[str, Summary] = {}
     try:
         for name in split or ["train"]:
@@ -114,10 +116,10 @@ def stats(
         console.print(kinds_table(summaries))
         if len(summaries) > 1:
             console.print(overlap_table(find_overlaps(summaries)))
-    except DataError as error:
+        if plot is not None:
+            plot_summaries(summaries, plot)
+    except (DataError, OSError) as error:
         fail(error)
-    if plot is not None:
-        plot_summaries(summaries, plot)
 
 
 def read_all(
@@ -200,8 +202,10 @@ def overlap_table(overlaps: list[Overlap]) -> Table:
     return table
 
 
-def fail(error: DataError) -> NoReturn:
+def fail(error: DataError | OSError) -> NoReturn:
     """Print one sentence to the error stream and leave with code 2."""
+    if isinstance(error, OSError):
+        error = DataError(f"{error.filename}: {error.strerror}")
     Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
     raise typer.Exit(2)
 

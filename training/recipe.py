@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Source:
 
     def __post_init__(self) -> None:
         _check(0 <= self.dev_share < 1, "dev_share", "in [0, 1)", self.dev_share)
-        _check(self.weight > 0, "weight", "positive", self.weight)
+        _check(0 < self.weight < math.inf, "weight", "positive and finite", self.weight)
         _check(0 <= self.broken <= 1, "broken", "in [0, 1]", self.broken)
 
 
@@ -244,6 +245,7 @@ class Recipe:
             object.__setattr__(self, "decoder", Decoder())
         for name in ("epochs", "batch_images", "accumulate"):
             _check(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        _check(0 <= self.seed < 2**63, "seed", "0 or more, and below 2**63", self.seed)
         for name in ("dropout", "label_smoothing"):
             _check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         if self.objective == "scst":

@@ -51,7 +51,8 @@ def main(
     ] = None,
     cache: Annotated[Path, typer.Option(help="folder of frozen encoders' patches")] = Path("cache"),
     workers: Annotated[
-        int | None, typer.Option(help="processes that decode images  [default: by the machine]")
+        int | None,
+        typer.Option(min=0, help="processes that decode images  [default: by the machine]"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the recipe, sizes and estimates, and stop")
@@ -98,6 +99,10 @@ def run(recipe: Recipe, data_folder: Path, out: Path, cache: Path, workers: int 
             folder.hold("encoder", fingerprint(model.vision))
             log(out, describe(model, data, accelerator))
         inputs = make_inputs(recipe, model, data, cache, accelerator, workers)
+        if main_process:
+            name_broken(recipe, data, out)
+        if not data.all_train:
+            raise DataError("none of the images to learn from can be read")
         if workers is None:
             workers = 0 if inputs.grid else processes()
         train(model, tokenizer, data, inputs, recipe, folder, accelerator, workers)
@@ -149,6 +154,15 @@ def make_inputs(
     features = FeatureCache(folder)
     drop_unreadable(data, features.unreadable)
     return CachedPatches(features)
+
+
+def name_broken(recipe: Recipe, data: Data, out: Path) -> None:
+    """Say, and log, what each source has that is left out."""
+    for source, report in zip(recipe.sources, data.reports, strict=True):
+        if report.broken:
+            text = f"{source.path}: {report.summary()}"
+            print(text, file=sys.stderr)
+            log(out, text)
 
 
 def processes() -> int:

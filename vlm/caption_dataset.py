@@ -204,9 +204,9 @@ def finished_units(out: str, settings: Settings) -> set[str]:
     done: set[str] = set()
     with ThreadPoolExecutor(LISTING) as pool:
         for path, content in zip(visible, pool.map(footer, visible)):
-            if content["settings"] != asdict(settings):
+            if content.get("settings") != asdict(settings):
                 raise DatasetError(
-                    f"{path} was made with other options, {content['settings']}; give a folder that is new"
+                    f"{path} was made with other options, {content.get('settings')}; give a folder that is new"
                 )
             done.update(content["units"])
     return done
@@ -243,7 +243,9 @@ def run(job: Job, parts: list[list[str]], workers: int | None) -> Iterator[dict[
     gpus = 0 if compiled else int(resources.get("GPU", 0))
     if workers is None:
         workers = gpus or int(resources["CPU"]) // job.cpus
-    if workers < 1:
+    if not any(
+        node["Alive"] and node["Resources"].get("CPU", 0) >= job.cpus for node in ray.nodes()
+    ):
         raise DatasetError(f"no machine has {job.cpus} CPUs; give fewer with --cpus")
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = MAX_FAILED
@@ -369,12 +371,18 @@ class PartWriter:
         order = ("source", "key", "caption", "score", "error")
         schema = pyarrow.schema([(f, fields[f]) for f in order], metadata={"vlm": content})
         buffer = io.BytesIO()
-        table = pyarrow.Table.from_pylist(rows, schema)
+        # A file name need not be UTF-8, which parquet's text is.
+        written = [{k: _utf8(v) if k in text else v for k, v in row.items()} for row in rows]
+        table = pyarrow.Table.from_pylist(written, schema)
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
         name = part_name(units)
         unfinished = f"{self.folder}/.{name}.{uuid.uuid4().hex}"
         self.filesystem.pipe_file(unfinished, buffer.getvalue())
         self.filesystem.mv(unfinished, f"{self.folder}/{name}")
+
+
+def _utf8(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def part_name(units: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from vlm.compiled import BackendError, compile_model
 from vlm.decoder import Projected
 from vlm.explain.maps import WordMap, word_maps
 from vlm.generate import Hypothesis, Options, generate, stream
-from vlm.images import Frame, ImageSource, load_image
+from vlm.images import Frame, ImageError, ImageSource, load_image
 from vlm.memory import Memory
 from vlm.model import VisionLanguageModel
 from vlm.packed import can_pack, pack
@@ -97,6 +98,8 @@ class Answer:
                 )
             first = min(matches, key=lambda match: match.role == "question")
             return overlay(self.image.picture, self.image.frame, first, **style)
+        if not -len(maps) <= word < len(maps):
+            raise ValueError(f"there is no word {word}; there are {len(maps)}")
         return overlay(self.image.picture, self.image.frame, maps[word], **style)
 
 
@@ -128,7 +131,11 @@ class EncodedImage:
         return self.ask_all([question], **options)[0]
 
     def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
-        """Answer several questions in one batch that shares the encoding."""
+        """Answer several questions in one batch that shares the encoding. Raises QuestionError, see `ask`."""
+        if isinstance(questions, str) or not all(isinstance(one, str) for one in questions):
+            raise QuestionError("a question must be a text; ask_all takes a list of them")
+        if not questions:
+            return []
         return self.captioner.write([self], questions, _options(ANSWER, options))
 
     def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:
@@ -188,6 +195,8 @@ class Captioner:
     @torch.inference_mode()
     def encode_all(self, sources: Sequence[ImageSource]) -> list[EncodedImage]:
         """Encode several images in one batch."""
+        if not sources:
+            return []
         pictures = [load_image(source) for source in sources]
         start = time.perf_counter()
         prepared = [self.preprocess(picture) for picture in pictures]
@@ -202,8 +211,13 @@ class Captioner:
         ]
 
     def caption(self, sources: Sequence[ImageSource], **options: Any) -> list[Answer]:
-        """Caption several images, in batches; the same captions as one by one."""
+        """Caption several images, in batches; the same captions as one by one. Raises ImageError for a bad one."""
+        if isinstance(sources, str | bytes | os.PathLike | Image.Image):
+            raise ImageError(
+                "give a list of images; for a single one there is encode(image).caption()"
+            )
         chosen = _options(CAPTION, options)
+        sources = list(sources)
         answers: list[Answer] = []
         for start in range(0, len(sources), BATCH):
             images = self.encode_all(sources[start : start + BATCH])

@@ -6,13 +6,15 @@ read, and 2 when the request was wrong or the output could not be written.
 
 from __future__ import annotations
 
+import errno
 import gc
+import hashlib
 import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -91,9 +93,11 @@ def main(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
 ) -> None:
-    # A file name that is not UTF-8 must not stop a run: it goes out as the bytes that came in.
+    # A file name must not stop a run: what is not UTF-8 goes out as the bytes that came in, and what the output's
+    # encoding lacks as its number.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
+        whole = sys.stdout.encoding.lower() in ("utf-8", "utf8")
+        sys.stdout.reconfigure(errors="surrogateescape" if whole else "backslashreplace")
 
 
 @app.command()
@@ -137,21 +141,23 @@ def caption(
         _fail("; ".join(problems))
     if write_txt:
         files = _without_text(files, overwrite, problems)
-    if files:
-        given = {"beams": beams, "candidates": candidates}
-        options = {name: value for name, value in given.items() if value is not None}
-        alone = len(images) == 1 and os.path.isfile(images[0])
-        captioner = _load(model, openvino, int8)
-        for path, answer in _captions(captioner, files, options, problems):
-            if write_txt:
-                _write(_text_file(path), answer.text)
-            if as_json:
-                print(json.dumps(caption_record(path, answer)), flush=True)
-            else:
-                for text in (answer.text, *(other.text for other in answer.alternatives)):
-                    print(text if alone else f"{path}: {text}", flush=True)
-    for problem in problems:
-        typer.secho(f"error: {problem}", err=True, fg="red")
+    try:
+        if files:
+            given = {"beams": beams, "candidates": candidates}
+            options = {name: value for name, value in given.items() if value is not None}
+            alone = len(images) == 1 and os.path.isfile(images[0])
+            captioner = _load(model, openvino, int8)
+            for path, answer in _captions(captioner, files, options, problems):
+                if write_txt:
+                    _write(_text_file(path), answer.text, problems)
+                if as_json:
+                    print(json.dumps(caption_record(path, answer)), flush=True)
+                else:
+                    for text in (answer.text, *(other.text for other in answer.alternatives)):
+                        print(text if alone else f"{path}: {text}", flush=True)
+    finally:
+        for problem in problems:
+            typer.secho(f"error: {problem}", err=True, fg="red")
     if problems:
         raise typer.Exit(1)
 
@@ -302,11 +308,22 @@ def _without_text(files: list[str], overwrite: bool, problems: list[str]) -> lis
     return todo
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a whole file or none: a half-written one would pass for done at the next run."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+def _write(path: Path, text: str, problems: list[str]) -> None:
+    """Write a whole file or none: a half-written one would pass for done at the next run.
+
+    One that cannot be written is a problem; a full disk raises OSError, for the others would not fit either.
+    """
+    # A name of its own, and no longer one, for the photo's may be as long as names can be.
+    part = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        if error.errno == errno.ENOSPC:
+            raise
+        problems.append(f"{path} cannot be written: {error.strerror}")
 
 
 def _load(name: str | None, openvino: bool, int8: bool) -> Captioner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,18 @@ class Options:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        counts = ("beams", "candidates", "max_tokens", "min_tokens", "top_k", "no_repeat_ngram")
+        for name in counts:
+            if not isinstance(getattr(self, name), int):
+                raise OptionError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        for name in ("length_penalty", "temperature", "top_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise OptionError(f"{name} must be a number, not {value!r}")
+        if self.seed is not None and not isinstance(self.seed, int):
+            raise OptionError(f"seed must be a whole number, not {self.seed!r}")
+        if abs(self.length_penalty) > 100:
+            raise OptionError(f"length_penalty must be in [-100, 100], not {self.length_penalty}")
         for name in ("beams", "candidates", "max_tokens"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -54,8 +67,8 @@ class Options:
             raise OptionError(
                 f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"
             )
-        if not self.temperature > 0:
-            raise OptionError(f"temperature must be positive, not {self.temperature}")
+        if self.temperature < 1e-6:
+            raise OptionError(f"temperature must be at least 1e-6, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"top_p must be in (0, 1], not {self.top_p}")
         if not self.repetition_penalty > 0:

@@ -147,12 +147,18 @@ def load_image(source: ImageSource) -> Image.Image:
         raise ImageError(
             f"an image must be a path, bytes, a PIL image or an array, not {type(source).__name__}"
         )
+    if isinstance(source, str) and (not source or "://" in source):
+        raise ImageError(
+            f"{source!r} is not a path; of an address on the web, save the image first"
+        )
     path = Path(source)
     try:
         if path.is_dir():
             raise ImageError(f"{path} is a folder, not an image")
-        if not path.is_file():
+        if not path.exists():
             raise ImageError(f"{path}: no such file")
+        if not path.is_file():
+            raise ImageError(f"{path} is not a regular file; save the image in one first")
         with path.open("rb") as file:
             return _decode(file, str(path))
     except OSError as error:

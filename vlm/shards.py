@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 # The command line has these names in its help, which must come at once: what is heavy is imported inside the functions.
 if TYPE_CHECKING:
@@ -186,11 +187,17 @@ def read_unit(unit: str, format: Format, column: str | None, key: str | None) ->
 
 
 def _fetch(path: str) -> bytes:
+    from fsspec.implementations.local import LocalFileSystem
+
     from vlm.images import ImageError
 
-    filesystem, inside = open_filesystem(path)
     try:
+        filesystem, inside = open_filesystem(path)
+        if isinstance(filesystem, LocalFileSystem) and Path(inside).is_fifo():
+            raise ValueError("it is not a regular file")  # and might never end
         return filesystem.cat_file(inside)
+    except ValueError as error:  # no such kind of storage, or no such path
+        raise ImageError(f"{path!r} cannot be read: {error}") from None
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         reason = error.strerror or "no such file, or it may not be read"
         raise ImageError(f"{path} cannot be read: {reason}") from None
@@ -218,12 +225,19 @@ def _read_shard(path: str) -> Iterator[Item]:
                         data = tar.extractfile(member).read()  # type: ignore[union-attr]
                         yield key, partial(bytes, data)
                         last = key
-                # tarfile takes a damaged header for the end; the end is a block of zeros.
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise tarfile.ReadError(f"neither a file nor the end at byte {tar.offset}")
+                check_end(tar, file)
         except tarfile.TarError as error:
             yield None, partial(_broken, f"{path} is damaged from here on: {error}")
+
+
+def check_end(tar: tarfile.TarFile, file: BinaryIO) -> None:
+    """Raise tarfile.ReadError where a tar file that has been read ends too early.
+
+    tarfile takes a damaged header for the end, and so a cut between two files; the end is a block of zeros.
+    """
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"neither a file nor the end at byte {tar.offset}")
 
 
 def _read_rows(unit: str, column: str | None, key: str | None) -> Iterator[Item]:

@@ -51,6 +51,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, without special tokens; what looks like a special token in it is plain text."""
+        text = text.encode("utf-8", "replace").decode()  # what was no UTF-8 when it came in
         config = self.config
         specials = (config.pad, config.end, config.caption, config.question, config.answer)
         for token in filter(None, specials):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
@@ -28,7 +29,7 @@ from training.data.readers_vqa import (
 from training.data.records import DataError, Record
 from training.data.report import Report
 from training.data.shards import read_webdataset
-from vlm.images import EXTENSIONS
+from vlm.images import EXTENSIONS, ImageError
 
 Reader = Callable[..., Iterator[Record]]
 
@@ -108,7 +109,18 @@ def read(
         if option not in own:
             takes = f"it takes {', '.join(own)}" if own else "it takes none"
             raise DataError(f"The format {name} has no option {option!r}; {takes}.")
-    return reader(path, split, images, report=report, **options)
+    return _of_shape(reader(path, split, images, report=report, **options), path, name)
+
+
+def _of_shape(records: Iterator[Record], path: str | Path, format: str) -> Iterator[Record]:
+    """The records of a reader, whose rows are checked one by one, but not what lies around them."""
+    try:
+        yield from records
+    except (DataError, ImageError):
+        raise
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, csv.Error) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
+        raise DataError(f"{path} has not the shape of the format {format}: {reason}.") from error
 
 
 def detect_format(path: str | Path) -> str:
@@ -128,7 +140,7 @@ def detect_format(path: str | Path) -> str:
         for format, keys in TELLING_KEYS:
             if all(f'"{key}"' in start for key in keys):
                 return format
-    images = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+    images = (file for file in path.rglob("[!.]*") if file.suffix.lower() in EXTENSIONS)
     if any(image.with_suffix(".txt").is_file() for image in images):
         return "kohya"
     raise DataError(f"The format of {path} is not recognised; name the format.")

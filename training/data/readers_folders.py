@@ -78,8 +78,8 @@ def read_kohya(
     folder = Path(images) if images is not None else root
     names = sorted(
         str(file.relative_to(folder))
-        for file in folder.rglob("*")
-        if file.suffix.lower() in EXTENSIONS
+        for file in folder.rglob("[!.]*")  # nor what macOS leaves beside each
+        if file.suffix.lower() in EXTENSIONS and file.is_file()
     )
     if not names:
         raise DataError(f"The folder {folder} has no images.")

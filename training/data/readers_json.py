@@ -50,7 +50,8 @@ def read_blip(
                 source="blip",
             )
         else:
-            captions[name].extend(_as_texts(row["caption"]))
+            texts = _as_texts(row["caption"])
+            captions[str(name)].extend(texts)
             ids[name] = str(row.get("image_id", name))
 
     yield from parse_rows(_read_list(file), parse, file, report)

@@ -20,6 +20,7 @@ from training.data.layout import parse_rows, pick_split, skip
 from training.data.records import Box, DataError, ImageRef, Record
 from training.data.report import Report
 from vlm.images import EXTENSIONS, ImageError, load_image
+from vlm.shards import check_end
 
 
 def read_webdataset(
@@ -85,7 +86,7 @@ def read_shard(shard: Path, report: Report | None = None) -> Iterator[Record]:
 def _samples(shard: Path) -> Iterator[dict[str, Any]]:
     """Yield {key, image, txt, json} for each run of files with one name up to the first dot."""
     sample: dict[str, Any] = {}
-    with tarfile.open(shard, "r:") as tar:
+    with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for entry in tar:
             if not entry.isfile():
                 continue
@@ -100,8 +101,9 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
                 sample["image"] = entry.name
             elif extension in ("txt", "json"):
                 sample[extension] = tar.extractfile(entry).read()  # type: ignore[union-attr]
-    if sample:
-        yield sample
+        if sample:
+            yield sample
+        check_end(tar, file)
 
 
 def write_shards(

@@ -88,7 +88,7 @@ def _cached() -> list[tuple[str, Path]]:
 
     try:
         cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
+    except (CacheNotFound, ValueError):  # the latter of a file in its place
         return []
     return sorted(
         (repo.repo_id, revision.snapshot_path)
