@@ -444,3 +444,12 @@ def test_a_fault_of_all_parts_stops_the_run(on_ray, tmp_path, monkeypatch):
     parts = [[f"{n}offline.png"] for n in range(12)]
     with pytest.raises(Exception, match="the storage does not answer"):
         list(run(job(tmp_path, "none"), parts, workers=1))
+
+
+def test_a_name_that_is_not_utf8_loses_no_part(here, command, tmp_path):
+    source = write_photos(tmp_path / "photos", 2)
+    weird = os.fsdecode(os.fsencode(source) + b"/caf\xe9.png")
+    shutil.copy(source / "000.png", weird)
+    assert command(source, tmp_path / "out").exit_code == 0
+    sources = [row["source"] for row in read(tmp_path / "out")]
+    assert sources == sorted([*map(str, source.glob("0*.png")), rf"{source}/caf\udce9.png"])

@@ -57,6 +57,17 @@ def test_captions_as_json(run, tiny_checkpoint, arguments, n):
         assert 0 <= low <= record["metrics"][name] <= high
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_figures_are_shown_where_what_was_said_cannot_be_written(run, tiny_checkpoint):
+    data = ("--data", FIXTURES / "kohya", "--split", "train")
+    result = run(
+        tiny_checkpoint, "--task", "caption", *data, "--json", "--predictions", "/dev/full"
+    )
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["metrics"]["CIDEr"] >= 0
+    assert "No space left" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "n"),
     [

@@ -176,6 +176,18 @@ def test_a_dry_run_counts_what_half_precision_and_checkpointing_save(
     assert activations("gradient_checkpointing=true") < plain / 2
 
 
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 60)
+    (folder / "000.txt").unlink()
+    (folder / "001.png").write_bytes(b"")
+    recipe = write_recipe(tmp_path / "r.yaml", folder, epochs=1)
+    result = command(recipe, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    for text in (result.stderr, (tmp_path / "run" / "log.txt").read_text()):
+        assert "000.png has no 000.txt" in text
+        assert "001.png is empty" in text or "001.png: the image is empty" in text
+
+
 def test_a_blind_model_needs_no_images(tmp_path: Path, photos: Path) -> None:
     folder = draw_photos(tmp_path / "photos", 20)
     for picture in folder.glob("*.png"):

@@ -125,6 +125,8 @@ def caption_dataset(
     out = full_path(filesystem, inside)
     chosen, files = find_files(source, format, out)
     name = _checked_model(model, openvino, int8)
+    if chosen is not Format.parquet and (column is not None or key is not None):
+        raise DatasetError(f"--column and --key are for parquet files; {source} has none")
     settings = Settings(name, int8, _checked_beams(beams), column, key)
     done = finished_units(out, settings)
     units = find_units(files, chosen, column, key)
