@@ -109,6 +109,9 @@ def test_what_must_not_change_is_held(folder: RunFolder) -> None:
     folder.hold("data", "abc")
     with pytest.raises(TrainingError, match=r"the data of the run in .* changed since it began"):
         folder.hold("data", "xyz")
+    (folder.path / "run.json").write_text("")
+    with pytest.raises(TrainingError, match=r"run\.json is damaged"):
+        folder.hold("data", "abc")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -72,7 +72,12 @@ class RunFolder:
         Raises TrainingError when it is not.
         """
         path = self.path / "run.json"
-        marks = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            marks = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError:
+            raise TrainingError(
+                f"{path} is damaged; delete it if recipe and data are as they were when the run began"
+            ) from None
         if marks.setdefault(what, mark) != mark:
             raise TrainingError(
                 f"the {what} of the run in {self.path} changed since it began, so it cannot go on; restore it, or "

@@ -163,6 +163,8 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """From `to_dict`'s values. Raises ConfigError naming a missing or unknown key."""
+        if not isinstance(values, dict):
+            raise ConfigError("config.json is not a mapping")
         values = dict(values)
         version = values.pop("format_version", None)
         if version != FORMAT_VERSION:

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -47,13 +48,13 @@ class Options:
     def __post_init__(self) -> None:
         counts = ("beams", "candidates", "max_tokens", "min_tokens", "top_k", "no_repeat_ngram")
         for name in counts:
-            if not isinstance(getattr(self, name), int):
+            if not isinstance(getattr(self, name), Integral):
                 raise OptionError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         for name in ("length_penalty", "temperature", "top_p", "repetition_penalty"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            if not isinstance(value, Real) or not math.isfinite(value):
                 raise OptionError(f"{name} must be a number, not {value!r}")
-        if self.seed is not None and not isinstance(self.seed, int):
+        if self.seed is not None and not isinstance(self.seed, Integral):
             raise OptionError(f"seed must be a whole number, not {self.seed!r}")
         if abs(self.length_penalty) > 100:
             raise OptionError(f"length_penalty must be in [-100, 100], not {self.length_penalty}")
