@@ -147,10 +147,10 @@ def load_image(source: ImageSource) -> Image.Image:
         raise ImageError(
             f"an image must be a path, bytes, a PIL image or an array, not {type(source).__name__}"
         )
-    if isinstance(source, str) and (not source or "://" in source):
-        raise ImageError(
-            f"{source!r} is not a path; of an address on the web, save the image first"
-        )
+    if isinstance(source, str) and not source:
+        raise ImageError("the path of the image is empty")
+    if isinstance(source, str) and "://" in source:
+        raise ImageError(f"{source} is an address on the web; save the image in a file first")
     path = Path(source)
     try:
         if path.is_dir():
