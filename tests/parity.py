@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlm.decoder import Decoder, Projected
-from vlm.generate import Options, generate
+from vlm.generate import generate
+from vlm.options import Options
 from vlm.tokenizer import Tokenizer
 
 WORDS = ["a", "the", "red", "brown", "dog", "cat", "man", "sits", "runs", "on", "in", "grass"]

@@ -152,9 +152,12 @@ def test_every_public_name_exists():
 
 def test_what_is_no_list_of_questions_or_images_is_said(tiny, photos):
     image = tiny.encode(photos[0])
-    for asked in ("what?", [None], [5]):
+    for asked in ([None], [5], ["what?", b"what?"]):
         with pytest.raises(QuestionError, match="must be a text"):
             image.ask_all(asked)
+    with pytest.raises(QuestionError, match="list of questions"):
+        image.ask_all("what?")
+    assert len(image.ask_all(iter(["what?", "how many?"]), max_tokens=3)) == 2
     with pytest.raises(QuestionError, match="must be a text"):
         image.ask(None)
     for source in ("photo.jpg", b"", Path("photo.jpg"), Image.new("RGB", (8, 8))):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from vlm.config import DecoderConfig
 from vlm.decoder import Decoder
-from vlm.generate import OptionError, Options, generate, stream
+from vlm.generate import generate, stream
 from vlm.memory import image_memory
+from vlm.options import OptionError, Options
 
 PAD, END, START = 0, 1, 2
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lower layers first; a module may import from layers below its own, and from its own.
 LAYERS = [
-    {"vlm.images", "vlm.config", "vlm.arguments"},
+    {"vlm.images", "vlm.config", "vlm.arguments", "vlm.options"},
     {"vlm.tokenizer", "vlm.memory", "vlm.attention", "vlm.shards", "vlm.image_files"},
     {"vlm.vision", "vlm.decoder"},
     {"vlm.model"},

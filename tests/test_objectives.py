@@ -229,7 +229,8 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption(
 
 
 def generate_greedy(model, projected, prompt, tiny):  # type: ignore[no-untyped-def]
-    from vlm.generate import Options, generate
+    from vlm.generate import generate
+    from vlm.options import Options
 
     tokenizer, limit = tiny.tokenizer, model.config.decoder.max_length
     options = Options(max_tokens=limit)

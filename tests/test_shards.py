@@ -264,7 +264,7 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
         load()
 
 
-@pytest.mark.parametrize("image", ["gopher://x/y.jpg", "", "a\0b", "http://127.0.0.1:9/x.jpg"])
+@pytest.mark.parametrize("image", ["gopher://x/y.jpg", "", "a\0b"])
 def test_a_row_whose_path_leads_nowhere_is_one_broken_image(tmp_path, image):
     (tmp_path / "ok.jpg").write_bytes(b"ok")
     path = write_table(tmp_path / "a.parquet", {"image": ["ok.jpg", image, "ok.jpg"]})

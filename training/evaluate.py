@@ -224,7 +224,7 @@ def clear_errors() -> Iterator[None]:
     try:
         from training.data.records import DataError
         from vlm.compiled import BackendError
-        from vlm.generate import OptionError
+        from vlm.options import OptionError
         from vlm.weights.store import CheckpointError
 
         try:

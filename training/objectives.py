@@ -14,9 +14,10 @@ from training.examples import Batch, Example, Rows, collate
 from training.metrics.reward import CiderReward
 from training.recipe import SelfCritical
 from vlm.decoder import Projected
-from vlm.generate import Options, generate
+from vlm.generate import generate
 from vlm.memory import Memory
 from vlm.model import IGNORE_INDEX, VisionLanguageModel
+from vlm.options import Options
 from vlm.tokenizer import Tokenizer
 
 # Stands for the end of a caption in the reward: a caption that stops after "with a" then pays for it.
@@ -33,8 +34,8 @@ def encode(model: VisionLanguageModel, batch: Batch) -> Memory:
 class Likelihood(nn.Module):
     """The summed cross-entropy in nats of a batch's targets, each row by its weight.
 
-    Keys and values of the images are projected once for all rows. `recompute` keeps the activations of one chunk
-    at a time and computes them again for the gradients.
+    Keys and values of the images are projected once for all rows. `recompute` keeps the activations of one chunk,
+    and of one block of an encoder that learns, at a time, and computes them again for the gradients.
     """
 
     def __init__(

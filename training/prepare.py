@@ -205,7 +205,7 @@ def overlap_table(overlaps: list[Overlap]) -> Table:
 def fail(error: DataError | OSError) -> NoReturn:
     """Print one sentence to the error stream and leave with code 2."""
     if isinstance(error, OSError):
-        error = DataError(f"{error.filename}: {error.strerror}")
+        error = DataError(f"{error.filename or 'cannot write'}: {error.strerror}")
     Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
     raise typer.Exit(2)
 

@@ -159,8 +159,8 @@ def main(
     try:
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}")
-        recipe = load_recipe(folder / "recipe.yaml")
-        dev = read_data(recipe, data).all_dev if data and not recipe.blind else []
+        recipe = load_recipe(folder / "recipe.yaml") if data else None
+        dev = [] if recipe is None or recipe.blind else read_data(recipe, data).all_dev
     except (DataError, RecipeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

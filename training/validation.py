@@ -19,8 +19,9 @@ from training.examples import Batch, clean_text, examples, make_batch
 from training.inputs import Inputs
 from training.objectives import Likelihood, encode
 from training.sources import Group
-from vlm.generate import Options, generate
+from vlm.generate import generate
 from vlm.model import VisionLanguageModel
+from vlm.options import Options
 from vlm.tokenizer import Tokenizer
 
 

@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vlm.captioner import Answer, Captioner, EncodedImage, load
-    from vlm.generate import Options
     from vlm.images import ImageError
+    from vlm.options import Options
 
 __all__ = ["Answer", "Captioner", "EncodedImage", "ImageError", "Options", "load"]
 
@@ -18,7 +18,7 @@ _HOMES = {
     "Captioner": "vlm.captioner",
     "EncodedImage": "vlm.captioner",
     "ImageError": "vlm.images",
-    "Options": "vlm.generate",
+    "Options": "vlm.options",
     "load": "vlm.captioner",
 }
 

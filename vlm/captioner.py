@@ -16,10 +16,11 @@ from PIL import Image
 from vlm.compiled import BackendError, compile_model
 from vlm.decoder import Projected
 from vlm.explain.maps import WordMap, word_maps
-from vlm.generate import Hypothesis, Options, generate, stream
+from vlm.generate import Hypothesis, generate, stream
 from vlm.images import Frame, ImageError, ImageSource, load_image
 from vlm.memory import Memory
 from vlm.model import VisionLanguageModel
+from vlm.options import Options
 from vlm.packed import can_pack, pack
 from vlm.tokenizer import Tokenizer
 from vlm.vision import folded
@@ -132,8 +133,11 @@ class EncodedImage:
 
     def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
         """Answer several questions in one batch that shares the encoding. Raises QuestionError, see `ask`."""
-        if isinstance(questions, str) or not all(isinstance(one, str) for one in questions):
-            raise QuestionError("a question must be a text; ask_all takes a list of them")
+        if isinstance(questions, str):
+            raise QuestionError("ask_all takes a list of questions; ask takes a single one")
+        questions = list(questions)
+        if not all(isinstance(question, str) for question in questions):
+            raise QuestionError("a question must be a text")
         if not questions:
             return []
         return self.captioner.write([self], questions, _options(ANSWER, options))

@@ -59,7 +59,7 @@ def _clear_errors() -> Iterator[None]:
     except ValueError as error:
         from vlm.captioner import QuestionError
         from vlm.compiled import BackendError
-        from vlm.generate import OptionError
+        from vlm.options import OptionError
         from vlm.shards import DatasetError
         from vlm.weights.store import CheckpointError
 

@@ -41,9 +41,10 @@ def read_blip(
 
     def parse(row: dict[str, Any]) -> Iterator[Record]:
         name = row["image"]
+        image = ImageRef(str(folder / name))
         if "question" in row:
             yield Record(
-                image=ImageRef(str(folder / name)),
+                image=image,
                 texts=_as_texts(row.get("answer", ())),
                 question=row["question"],
                 id=str(row.get("question_id", name)),
@@ -51,7 +52,7 @@ def read_blip(
             )
         else:
             texts = _as_texts(row["caption"])
-            captions[str(name)].extend(texts)
+            captions[name].extend(texts)
             ids[name] = str(row.get("image_id", name))
 
     yield from parse_rows(_read_list(file), parse, file, report)
