@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vlm.arguments import Int8, Model, OpenVino
+from vlm.cli.arguments import Int8, Model, OpenVino
 
 
 def main(
@@ -19,9 +19,9 @@ def main(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
 ) -> None:
     """Caption photos and answer questions about them in the browser."""
+    from vlm.app.page import serve
     from vlm.captioner import load
-    from vlm.compiled import BackendError
-    from vlm.ui import serve
+    from vlm.runtimes.openvino import BackendError
     from vlm.weights.store import CheckpointError
 
     try:

@@ -10,8 +10,8 @@ import typer
 
 import vlm
 from vlm.captioner import Captioner
-from vlm.compiled import BackendError
 from vlm.images import ImageError, ImageSource
+from vlm.runtimes.openvino import BackendError
 from vlm.weights.store import CheckpointError
 
 

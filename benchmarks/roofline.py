@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlm.config import DecoderConfig, ModelConfig
-from vlm.model import VisionLanguageModel
-from vlm.packed import PackedLinear, can_pack
+from vlm.model.config import DecoderConfig, ModelConfig
+from vlm.model.model import VisionLanguageModel
+from vlm.runtimes.packed import PackedLinear, can_pack
 
 
 @dataclass(frozen=True)

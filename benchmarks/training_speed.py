@@ -36,17 +36,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.roofline import cpu_name, measure_machine
-from training.checkpoints import RunFolder
-from training.features import FeatureCache, build_features
-from training.inputs import CachedPatches, Inputs, NoImage, Pixels
-from training.loop import train
-from training.models import start_model
-from training.monitor import read_metrics
-from training.recipe import Recipe, build
-from training.sources import Data, read_data, texts_of
-from training.steps import EpochSteps
+from training.loop.checkpoints import RunFolder
+from training.loop.features import FeatureCache, build_features
+from training.loop.inputs import CachedPatches, Inputs, NoImage, Pixels
+from training.loop.loop import train
+from training.loop.monitor import read_metrics
+from training.loop.steps import EpochSteps
+from training.recipe.models import start_model
+from training.recipe.recipe import Recipe, build
+from training.recipe.sources import Data, read_data, texts_of
 from training.train import processes
-from vlm.model import VisionLanguageModel
+from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 
 WARM_UP = 3  # steps that are not counted

@@ -32,10 +32,10 @@ def tiny() -> Captioner:
     import torch
 
     from vlm.captioner import Captioner
-    from vlm.config import DecoderConfig, ModelConfig, VisionConfig
-    from vlm.model import VisionLanguageModel
+    from vlm.model.config import DecoderConfig, ModelConfig, VisionConfig
+    from vlm.model.model import VisionLanguageModel
+    from vlm.model.vision import default_preprocess
     from vlm.tokenizer import Tokenizer
-    from vlm.vision import default_preprocess
 
     sentences = [
         "a brown dog runs through the grass",

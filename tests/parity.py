@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlm.decoder import Decoder, Projected
 from vlm.generate import generate
+from vlm.model.decoder import Decoder, Projected
 from vlm.options import Options
 from vlm.tokenizer import Tokenizer
 

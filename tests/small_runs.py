@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw
 
-from training.recipe import Recipe, build
+from training.recipe.recipe import Recipe, build
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square")

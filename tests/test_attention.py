@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlm.attention import Attention, causal_mask
+from vlm.model.attention import Attention, causal_mask
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from benchmarks.roofline import Machine, Work, decoding, encoding, measure_machi
 from benchmarks.speed import app
 from benchmarks.timing import Row, Run, Spread, between_tokens, compare
 from vlm.captioner import Captioner
-from vlm.decoder import Decoder
-from vlm.memory import Memory, Segment
+from vlm.model.decoder import Decoder
+from vlm.model.memory import Memory, Segment
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from small_runs import small_recipe
 
-from training.checkpoints import RunFolder, TrainingError, replace_file
+from training.data.atomic import replace_file
+from training.loop.checkpoints import RunFolder, TrainingError
 from vlm.weights.store import load_checkpoint
 
 if TYPE_CHECKING:

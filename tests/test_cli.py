@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import vlm
 from vlm.captioner import BATCH, Captioner
 from vlm.cli import app
-from vlm.image_files import find_images
+from vlm.images.files import find_images
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_large_photos_make_small_batches(run, photos, monkeypatch):
         return caption(self, sources, **options)
 
     monkeypatch.setattr(Captioner, "caption", watched)
-    monkeypatch.setattr("vlm.cli.BATCH_PIXELS", 3 * 80 * 60)
+    monkeypatch.setattr("vlm.cli.main.BATCH_PIXELS", 3 * 80 * 60)
     assert run("caption", photos).exit_code == 0
     assert batches == [3, 2]
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from vlm.config import ConfigError, DecoderConfig, ModelConfig, VisionConfig
 from vlm.images import Preprocess
+from vlm.model.config import ConfigError, DecoderConfig, ModelConfig, VisionConfig
 
 CONFIG = ModelConfig(
     VisionConfig("resnet18", Preprocess((64, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),

@@ -23,7 +23,7 @@ from training.data.mixing import (
 )
 from training.data.records import DataError, ImageRef, Record
 from training.data.report import Broken, Report
-from training.data.shards import write_shards
+from training.data.webdataset import write_shards
 from vlm.images import load_image
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlm.config import ConfigError, DecoderConfig
-from vlm.decoder import Decoder
-from vlm.memory import Memory, image_memory
+from vlm.model.config import ConfigError, DecoderConfig
+from vlm.model.decoder import Decoder
+from vlm.model.memory import Memory, image_memory
 
 PATTERNS = ["scm", "smcm", "sm"]
 

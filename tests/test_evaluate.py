@@ -212,7 +212,7 @@ def test_meteor_needs_java(run, monkeypatch):
 
 
 def test_wups_is_left_out_without_wordnet_and_this_is_said(run, tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr("training.metrics.wups.PLACES", [])
+    monkeypatch.setattr("training.evaluation.metrics.wups.PLACES", [])
     result = run(tiny_checkpoint, "--task", "vqa", "--data", FIXTURES / "daquar", "--json")
     assert result.exit_code == 0, result.output
     assert not any(name.startswith("WUPS") for name in json.loads(result.stdout)["metrics"])

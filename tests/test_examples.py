@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.records import ImageRef, Record
-from training.examples import Example, clean_text, collate, examples
-from training.recipe import Source
-from training.sources import Group
-from vlm.model import IGNORE_INDEX
+from training.loop.examples import Example, collate, examples
+from training.recipe.recipe import Source
+from training.recipe.sources import Group
+from vlm.model.model import IGNORE_INDEX
+from vlm.prompts import clean_text
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner

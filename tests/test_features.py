@@ -10,12 +10,12 @@ import torch
 from PIL import ImageOps
 from small_runs import draw_photos
 
-import training.features as features
+import training.loop.features as features
 from training.data.records import DataError, ImageRef
-from training.features import FeatureCache, build_features, fingerprint
-from vlm.config import VisionConfig
+from training.loop.features import FeatureCache, build_features, fingerprint
 from vlm.images import load_image
-from vlm.vision import VisionEncoder, default_preprocess
+from vlm.model.config import VisionConfig
+from vlm.model.vision import VisionEncoder, default_preprocess
 
 
 @pytest.fixture(scope="module")

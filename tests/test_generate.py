@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm.config import DecoderConfig
-from vlm.decoder import Decoder
 from vlm.generate import generate, stream
-from vlm.memory import image_memory
+from vlm.model.config import DecoderConfig
+from vlm.model.decoder import Decoder
+from vlm.model.memory import image_memory
 from vlm.options import OptionError, Options
 
 PAD, END, START = 0, 1, 2

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
-from vlm.images import EXTENSIONS, MAX_PIXELS, Frame, ImageError, Preprocess, load_image
+from vlm.images import EXTENSIONS, Frame, ImageError, Preprocess, load_image
+from vlm.images.decode import MAX_PIXELS
 
 # Four colours that no flip or turn maps onto itself; JPEG keeps them apart.
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

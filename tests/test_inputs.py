@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from training.data.records import ImageRef, Record
-from training.inputs import NoImage, Pixels, augmented, mirrors
-from training.recipe import Augment, Source
-from training.sources import Group
+from training.loop.inputs import NoImage, Pixels, augmented, mirrors
+from training.recipe.recipe import Augment, Source
+from training.recipe.sources import Group
 from vlm.images import ImageError, Preprocess
 
 PREPROCESS = Preprocess((32, 48), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -11,16 +11,16 @@ import torch
 from accelerate.state import AcceleratorState
 from small_runs import draw_photos, small_recipe
 
-import training.loop as loop
-from training.checkpoints import RunFolder, TrainingError
-from training.features import FeatureCache, build_features
-from training.inputs import CachedPatches, Inputs, Pixels
-from training.models import start_model
-from training.monitor import Monitor, read_metrics
-from training.objectives import Likelihood
-from training.recipe import Recipe
-from training.sources import read_data, texts_of
-from vlm.model import VisionLanguageModel
+import training.loop.loop as loop
+from training.loop.checkpoints import RunFolder, TrainingError
+from training.loop.features import FeatureCache, build_features
+from training.loop.inputs import CachedPatches, Inputs, Pixels
+from training.loop.monitor import Monitor, read_metrics
+from training.loop.objectives import Likelihood
+from training.recipe.models import start_model
+from training.recipe.recipe import Recipe
+from training.recipe.sources import read_data, texts_of
+from vlm.model.model import VisionLanguageModel
 from vlm.weights.store import load_checkpoint
 
 NAN = math.nan
@@ -156,7 +156,7 @@ def test_the_best_weights_are_kept_not_the_last(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr("training.validation.Dev.loss", lambda *_: next(values))
+    monkeypatch.setattr("training.loop.validation.Dev.loss", lambda *_: next(values))
     published: list[VisionLanguageModel] = []
     monkeypatch.setattr(RunFolder, "publish", lambda _, model, __: published.append(model))
     train(small_recipe(photos), photos, tmp_path / "run")
@@ -168,7 +168,7 @@ def test_a_score_that_is_no_number_is_never_better_and_is_named(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: Any, kept: int
 ) -> None:
     given = iter(values)
-    monkeypatch.setattr("training.validation.Dev.loss", lambda *_: next(given))
+    monkeypatch.setattr("training.loop.validation.Dev.loss", lambda *_: next(given))
     published: list[VisionLanguageModel] = []
     monkeypatch.setattr(RunFolder, "publish", lambda _, model, __: published.append(model))
     train(small_recipe(photos), photos, tmp_path / "run")
@@ -180,7 +180,7 @@ def test_a_score_that_is_no_number_is_never_better_and_is_named(
 def test_a_run_of_which_no_model_was_kept_does_not_end_well(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.validation.Dev.loss", lambda *_: NAN)
+    monkeypatch.setattr("training.loop.validation.Dev.loss", lambda *_: NAN)
     validation = {"images": 0, "patience": 2}
     for _ in range(2):  # also when it is started again
         with pytest.raises(TrainingError, match="no validation gave a loss that is a number"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlm.memory import Memory, Segment, grid_positions, image_memory
+from vlm.model.memory import Memory, Segment, grid_positions, image_memory
 
 
 def test_attention_on_plain_patches_is_itself():

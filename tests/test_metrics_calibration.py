@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics.calibration import accuracy_at_coverage, calibration, selective_accuracy
+from training.evaluation.metrics.calibration import (
+    accuracy_at_coverage,
+    calibration,
+    selective_accuracy,
+)
 
 shares = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40)
 

@@ -12,8 +12,8 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from training.metrics.captions import score_captions
-from training.metrics.tokenize import ptb_tokenize
+from training.evaluation.metrics.captions import score_captions
+from training.evaluation.metrics.tokenize import ptb_tokenize
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the reference is Java")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.metrics.hallucination import hallucination
+from training.evaluation.metrics.hallucination import hallucination
 
 SYNONYMS = {
     "dog": "dog",

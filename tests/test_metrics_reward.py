@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocoevalcap.cider.cider import Cider
 
-from training.metrics.reward import CiderReward
-from training.metrics.tokenize import ptb_tokenize
+from training.evaluation.metrics.reward import CiderReward
+from training.evaluation.metrics.tokenize import ptb_tokenize
 
 WORDS = ["a", "dog", "red", "ball", "runs", "on", "grass", "the"]
 captions = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics.captions import score_captions
-from training.metrics.statistics import Metric, bootstrap_interval, paired_difference
+from training.evaluation.metrics.captions import score_captions
+from training.evaluation.metrics.statistics import Metric, bootstrap_interval, paired_difference
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:

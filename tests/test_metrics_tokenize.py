@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from training.metrics.tokenize import ptb_tokenize
+from training.evaluation.metrics.tokenize import ptb_tokenize
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the reference is Java")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.metrics.vqa import (
+from training.evaluation.metrics.vqa import (
     TypeScore,
     answer_set_match,
     by_type,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.metrics.wups import PLACES, WordSimilarity
+from training.evaluation.metrics.wups import PLACES, WordSimilarity
 
 # entity ── animal ── dog ── puppy
 #   │          └───── cat, house_cat

@@ -11,10 +11,10 @@ import torch
 from small_runs import small_recipe
 from torch import Tensor
 
-from training.models import CLASSIFIER, make_encoder, start_model
-from training.recipe import RecipeError, Vision
-from vlm.config import DecoderConfig, ModelConfig
-from vlm.model import VisionLanguageModel
+from training.recipe.models import CLASSIFIER, make_encoder, start_model
+from training.recipe.recipe import RecipeError, Vision
+from vlm.model.config import DecoderConfig, ModelConfig
+from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.weights.store import load_checkpoint, save_checkpoint
 

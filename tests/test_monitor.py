@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.monitor import LINE_EVERY, Monitor, read_metrics
+from training.loop.monitor import LINE_EVERY, Monitor, read_metrics
 
 
 def figures(step: int, **more: float) -> dict[str, Any]:

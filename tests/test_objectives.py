@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from training.data.records import ImageRef, Record
-from training.examples import Batch, Example, collate, examples
-from training.objectives import END_WORD, Likelihood, SelfCritic
-from training.recipe import SelfCritical, Source
-from training.sources import Group
-from vlm.model import IGNORE_INDEX, VisionLanguageModel
+from training.loop.examples import Batch, Example, collate, examples
+from training.loop.objectives import END_WORD, Likelihood, SelfCritic
+from training.recipe.recipe import SelfCritical, Source
+from training.recipe.sources import Group
+from vlm.model.model import IGNORE_INDEX, VisionLanguageModel
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_runs import small_recipe
 
-from training.optimisers import freeze, make_optimiser, make_schedule
-from training.recipe import Optimiser, RecipeError
-from vlm.model import VisionLanguageModel
+from training.loop.optimisers import freeze, make_optimiser, make_schedule
+from training.recipe.recipe import Optimiser, RecipeError
+from vlm.model.model import VisionLanguageModel
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner

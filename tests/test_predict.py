@@ -8,7 +8,7 @@ from PIL import Image
 
 from training.data.records import DataError, ImageRef, Record
 from training.data.report import Report
-from training.predict import (
+from training.evaluation.predict import (
     blind_image,
     predict_answers,
     predict_captions,

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from small_runs import small_recipe, values, write_recipe
 
-from training.recipe import Recipe, RecipeError, build, load_recipe
+from training.recipe.recipe import Recipe, RecipeError, build, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "training" / "recipes").glob("*.yaml"))
 

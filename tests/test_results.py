@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from training.data.records import ImageRef, Record
-from training.predict import Prediction
-from training.results import Result, as_record, plot_confidence, show, write_predictions
-from training.scoring import differences, evaluate_answers, evaluate_captions
+from training.evaluation.predict import Prediction
+from training.evaluation.results import Result, as_record, plot_confidence, show, write_predictions
+from training.evaluation.scoring import differences, evaluate_answers, evaluate_captions
 
 
 def answers(model: str, right: int, blind: bool = False) -> Result:

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 
 from training.data.records import DataError, ImageRef, Record
-from training.metrics.statistics import Metric, bootstrap_interval
-from training.predict import Prediction
-from training.scoring import check_references, differences, evaluate_answers, evaluate_captions
+from training.evaluation.metrics.statistics import Metric, bootstrap_interval
+from training.evaluation.predict import Prediction
+from training.evaluation.scoring import (
+    check_references,
+    differences,
+    evaluate_answers,
+    evaluate_captions,
+)
 
 
 def answer(text, *answers, question="what is it?", image="a.jpg", confidence=1.0, kind=""):

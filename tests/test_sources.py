@@ -9,8 +9,8 @@ from small_runs import draw_photos, small_recipe
 
 from training.data.readers import READERS
 from training.data.records import DataError, ImageRef, Record
-from training.recipe import RecipeError, Source
-from training.sources import Group, drop_unreadable, group_by_image, read_data
+from training.recipe.recipe import RecipeError, Source
+from training.recipe.sources import Group, drop_unreadable, group_by_image, read_data
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

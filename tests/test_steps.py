@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_runs import draw_photos, small_recipe
 
-from training.examples import Batch
-from training.inputs import Pixels
-from training.recipe import Augment, Recipe
-from training.sources import Data, read_data
-from training.steps import EpochSteps, steps_of_epochs
+from training.loop.examples import Batch
+from training.loop.inputs import Pixels
+from training.loop.steps import EpochSteps, steps_of_epochs
+from training.recipe.recipe import Augment, Recipe
+from training.recipe.sources import Data, read_data
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner

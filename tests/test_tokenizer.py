@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm.config import TextConfig
-from vlm.tokenizer import Tokenizer
+from vlm.tokenizer import TextConfig, Tokenizer
 
 TEXTS = ["a dog and a dog run", "two men in red shirts", "what is the dog doing?"] * 3
 

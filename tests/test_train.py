@@ -18,8 +18,8 @@ import pytest
 from small_runs import draw_photos, small_recipe, write_recipe
 from typer.testing import CliRunner
 
-from training.monitor import read_metrics
-from training.recipe import Recipe, load_recipe
+from training.loop.monitor import read_metrics
+from training.recipe.recipe import Recipe, load_recipe
 from training.train import app, run
 from vlm.captioner import load
 
@@ -98,7 +98,7 @@ def test_what_is_wrong_is_told_before_images_are_encoded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("taken").touch()  # a file, so that no folder can be below it
-    monkeypatch.setattr("training.features._write_shard", lambda *_: pytest.fail("it encoded"))
+    monkeypatch.setattr("training.loop.features._write_shard", lambda *_: pytest.fail("it encoded"))
     recipe = write_recipe(tmp_path / "r.yaml", photos, sources=[{"path": str(photos), "dev": None}])
     result = command(recipe, "validation.metric=last", *arguments)
     assert result.exit_code == 2, result.output

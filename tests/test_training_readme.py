@@ -13,7 +13,7 @@ import pytest
 from documentation import ROOT, commands, run
 
 from training.data.readers import READERS, read
-from training.recipe import load_recipe
+from training.recipe.recipe import load_recipe
 
 PAGE = (ROOT / "training" / "README.md").read_text()
 RECIPES = ROOT / "training" / "recipes"

@@ -9,12 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from benchmarks import training_speed
-from training.features import FeatureCache, build_features
-from training.inputs import CachedPatches
-from training.models import start_model
-from training.objectives import Likelihood
-from training.sources import read_data, texts_of
-from training.steps import EpochSteps
+from training.loop.features import FeatureCache, build_features
+from training.loop.inputs import CachedPatches
+from training.loop.objectives import Likelihood
+from training.loop.steps import EpochSteps
+from training.recipe.models import start_model
+from training.recipe.sources import read_data, texts_of
 
 
 @pytest.mark.slow

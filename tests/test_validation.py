@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from small_runs import draw_photos, small_recipe
 
 from training.data.records import ImageRef, Record
-from training.examples import examples
-from training.inputs import Pixels
-from training.recipe import Augment, Source
-from training.sources import Group, read_data
-from training.validation import Dev, Prediction, score, score_each
+from training.loop.examples import examples
+from training.loop.inputs import Pixels
+from training.loop.validation import Dev, Prediction, score, score_each
+from training.recipe.recipe import Augment, Source
+from training.recipe.sources import Group, read_data
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlm.config import VisionConfig
-from vlm.vision import VisionEncoder, default_preprocess, folded
+from vlm.model.config import VisionConfig
+from vlm.model.vision import VisionEncoder, default_preprocess, folded
 
 FAMILIES = [
     # timm name, input size, grid, is the input's aspect ratio free

@@ -21,9 +21,9 @@ import typer
 # `vlm` has this command in its help, which must come at once and without the packages of training:
 # what needs them is imported inside the functions.
 if TYPE_CHECKING:
-    from training.data.records import Record
-    from training.metrics.vqa import Similarity
-    from training.predict import Prediction
+    from .data.records import Record
+    from .evaluation.metrics.vqa import Similarity
+    from .evaluation.predict import Prediction
 
 
 class Task(StrEnum):
@@ -121,13 +121,20 @@ def evaluate(
         fail(f"--plot: there is no folder {plot.parent}")
 
     with clear_errors():
-        from training.data.report import Report
-        from training.predict import predict_answers, predict_captions
-        from training.prepare import read_all
-        from training.results import Result, as_record, plot_confidence, show, write_predictions
-        from training.scoring import differences, evaluate_answers, evaluate_captions
         from vlm.captioner import load
         from vlm.weights.hub import DEFAULT
+
+        from .data.report import Report
+        from .evaluation.predict import predict_answers, predict_captions
+        from .evaluation.results import (
+            Result,
+            as_record,
+            plot_confidence,
+            show,
+            write_predictions,
+        )
+        from .evaluation.scoring import differences, evaluate_answers, evaluate_captions
+        from .prepare import read_all
 
         rows, pictures = Report(), Report()
         records = select(read_all(data, format, split, images, option, rows), task, limit, data)
@@ -175,9 +182,9 @@ def evaluate(
 
 def select(records: list[Record], task: Task, limit: int | None, where: str) -> list[Record]:
     """The records that a task is scored on. Raises DataError where they cannot be scored."""
-    from training.data.records import DataError
-    from training.predict import with_all_captions
-    from training.scoring import check_references
+    from .data.records import DataError
+    from .evaluation.predict import with_all_captions
+    from .evaluation.scoring import check_references
 
     if task is Task.caption:
         chosen = with_all_captions(record for record in records if record.question is None)
@@ -192,7 +199,7 @@ def select(records: list[Record], task: Task, limit: int | None, where: str) -> 
 
 def word_similarity(records: list[Record]) -> Similarity | None:
     """WordNet's similarity for DAQUAR, whose papers report WUPS; None for other data."""
-    from training.metrics.wups import WordSimilarity
+    from .evaluation.metrics.wups import WordSimilarity
 
     if not any(record.source == "daquar" for record in records):
         return None
@@ -222,10 +229,11 @@ def with_progress(predictions: Iterator[Prediction], name: str, total: int) -> I
 def clear_errors() -> Iterator[None]:
     """What the user can put right becomes one sentence and exit code 2."""
     try:
-        from training.data.records import DataError
-        from vlm.compiled import BackendError
         from vlm.options import OptionError
+        from vlm.runtimes.openvino import BackendError
         from vlm.weights.store import CheckpointError
+
+        from .data.records import DataError
 
         try:
             yield

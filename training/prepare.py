@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.data.describe import (
+from .data.describe import (
     Overlap,
     Summary,
     find_overlaps,
@@ -20,11 +20,11 @@ from training.data.describe import (
     quantile,
     summarise,
 )
-from training.data.readers import READERS, read
-from training.data.records import DataError, Record
-from training.data.report import Report
-from training.data.shards import write_shards
-from training.data.synthetic import questions_from_captions
+from .data.readers import READERS, read
+from .data.records import DataError, Record
+from .data.report import Report
+from .data.synthetic import questions_from_captions
+from .data.webdataset import write_shards
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 console = Console()

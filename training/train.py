@@ -14,19 +14,20 @@ import typer
 from accelerate import Accelerator
 
 import vlm
-from training.checkpoints import RunFolder, TrainingError
-from training.data.records import DataError
-from training.estimate import print_estimate
-from training.features import FeatureCache, build_features, fingerprint
-from training.inputs import CachedPatches, Inputs, NoImage, Pixels
-from training.loop import make_accelerator, train
-from training.models import start_model
-from training.monitor import log
-from training.recipe import Recipe, RecipeError, load_recipe
-from training.report import write_report
-from training.sources import Data, drop_unreadable, read_data, texts_of
-from vlm.model import VisionLanguageModel
+from vlm.model.model import VisionLanguageModel
 from vlm.weights.store import CheckpointError
+
+from .data.records import DataError
+from .loop.checkpoints import RunFolder, TrainingError
+from .loop.estimate import print_estimate
+from .loop.features import FeatureCache, build_features, fingerprint
+from .loop.inputs import CachedPatches, Inputs, NoImage, Pixels
+from .loop.loop import make_accelerator, train
+from .loop.monitor import log
+from .loop.run_report import write_report
+from .recipe.models import start_model
+from .recipe.recipe import Recipe, RecipeError, load_recipe
+from .recipe.sources import Data, drop_unreadable, read_data, texts_of
 
 # What the user can mend; anything else is ours and keeps its traceback.
 USER_ERRORS = (RecipeError, DataError, TrainingError, CheckpointError)

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlm.compiled import BackendError, compile_model
-from vlm.decoder import Projected
+from vlm.errors import UserError
 from vlm.explain.maps import WordMap, word_maps
 from vlm.generate import Hypothesis, generate, stream
 from vlm.images import Frame, ImageError, ImageSource, load_image
-from vlm.memory import Memory
-from vlm.model import VisionLanguageModel
+from vlm.model.decoder import Projected
+from vlm.model.memory import Memory
+from vlm.model.model import VisionLanguageModel
+from vlm.model.vision import folded
 from vlm.options import Options
-from vlm.packed import can_pack, pack
+from vlm.runtimes.openvino import BackendError, compile_model
+from vlm.runtimes.packed import can_pack, pack
 from vlm.tokenizer import Tokenizer
-from vlm.vision import folded
 from vlm.weights.convert import converted, family
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
@@ -36,7 +37,7 @@ ANSWER = Options(beams=5, candidates=5, min_tokens=1, max_tokens=12, length_pena
 BATCH = 8  # images encoded and decoded together
 
 
-class QuestionError(ValueError):
+class QuestionError(UserError):
     """A question that cannot be asked; the message says why."""
 
 
@@ -359,9 +360,9 @@ def load(
 
     One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the
     result is kept; see `vlm.weights.convert`. On x86 processors the weights are laid out for inference; see
-    `vlm.packed`. With `openvino` OpenVINO runs the model, and with `int8` so, over weights in 8 bits; see
-    `vlm.compiled`. Raises `vlm.weights.store.CheckpointError` when there is none or it is damaged, and
-    `vlm.compiled.BackendError` where OpenVINO is not to be had, or not on that device.
+    `vlm.runtimes.packed`. With `openvino` OpenVINO runs the model, and with `int8` so, over weights in 8 bits; see
+    `vlm.runtimes.openvino`. Raises `vlm.weights.store.CheckpointError` when there is none or it is damaged, and
+    `vlm.runtimes.openvino.BackendError` where OpenVINO is not to be had, or not on that device.
     """
     if (openvino or int8) and device != "cpu":
         raise BackendError(f"OpenVINO runs models on the CPU here, not on {device}")

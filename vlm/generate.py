@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vlm.decoder import Cache, Decoder, Projected
+from vlm.model.decoder import Cache, Decoder, Projected
 from vlm.options import Options
 
 _NEVER = -1e9  # a score no hypothesis reaches; finite, so that sums of it stay numbers

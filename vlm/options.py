@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from vlm.errors import UserError
 
-class OptionError(ValueError):
+
+class OptionError(UserError):
     """A generation option with an impossible value; the message names it."""
 
 

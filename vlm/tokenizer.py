@@ -10,10 +10,25 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from vlm.config import TextConfig
-
 # A word, or one punctuation mark: "dog-sled's," is two.
 _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How words meet the decoder: the special tokens, and the prompts that start a caption or an answer.
+
+    A caption's prompt is `[caption]`, and the words of `prompt` if any; a question's is `[question] words [answer]`.
+    Where a reader reads the question, its answer starts as a caption does. The text ends with `end`. A model that
+    answers no questions leaves `question` and `answer` empty.
+    """
+
+    pad: str = "<pad>"
+    end: str = "<end>"
+    caption: str = "<caption>"
+    question: str = "<question>"
+    answer: str = "<answer>"
+    prompt: str = ""
 
 
 @dataclass(frozen=True)

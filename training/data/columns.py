@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.data.records import Box, DataError, ImageRef, Record
+from .records import Box, DataError, ImageRef, Record
 
 # The names that public datasets give their columns, most specific first.
 IMAGE_NAMES = ("file_name", "image", "img", "image_path")

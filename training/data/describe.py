@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.data.records import ImageRef, Record
+from .records import ImageRef, Record
 
 
 @dataclass

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from training.data.records import DataError
-from training.data.report import Broken, Report
+from .records import DataError
+from .report import Broken, Report
 
 Row = TypeVar("Row")
 Parsed = TypeVar("Parsed")

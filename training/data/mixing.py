@@ -15,10 +15,11 @@ from typing import Any, Generic, TypeVar
 
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from training.data.records import DataError, Record
-from training.data.report import Broken, Report
-from training.data.shards import read_shard
 from vlm.images import ImageError
+
+from .records import DataError, Record
+from .report import Broken, Report
+from .webdataset import read_shard
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")

@@ -8,7 +8,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from training.data.readers_captions import (
+from vlm.images import EXTENSIONS, ImageError
+
+from .readers_captions import (
     read_coco,
     read_flickr8k,
     read_flickr30k,
@@ -16,20 +18,19 @@ from training.data.readers_captions import (
     read_karpathy,
     read_textcaps,
 )
-from training.data.readers_datasets import read_datasets
-from training.data.readers_folders import read_imagefolder, read_kohya
-from training.data.readers_json import read_blip, read_llava
-from training.data.readers_vqa import (
+from .readers_datasets import read_datasets
+from .readers_folders import read_imagefolder, read_kohya
+from .readers_json import read_blip, read_llava
+from .readers_vqa import (
     read_daquar,
     read_easy_vqa,
     read_gqa,
     read_vizwiz,
     read_vqa_v2,
 )
-from training.data.records import DataError, Record
-from training.data.report import Report
-from training.data.shards import read_webdataset
-from vlm.images import EXTENSIONS, ImageError
+from .records import DataError, Record
+from .report import Report
+from .webdataset import read_webdataset
 
 Reader = Callable[..., Iterator[Record]]
 

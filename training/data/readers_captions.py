@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from training.data.layout import (
+from .layout import (
     existing,
     find_file,
     find_images,
@@ -24,8 +24,8 @@ from training.data.layout import (
     split_file,
     split_files,
 )
-from training.data.records import ImageRef, Record
-from training.data.report import Report
+from .records import ImageRef, Record
+from .report import Report
 
 FLICKR8K_IMAGES = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 FLICKR30K_IMAGES = ("flickr30k_images", "flickr30k-images", "images")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.data.columns import find_columns, row_record
-from training.data.layout import parse_rows, pick_split
-from training.data.records import DataError, ImageRef, Record
-from training.data.report import Report
+from .columns import find_columns, row_record
+from .layout import parse_rows, pick_split
+from .records import DataError, ImageRef, Record
+from .report import Report
 
 
 def read_datasets(

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.data.columns import find_columns, row_record
-from training.data.layout import (
+from vlm.images import EXTENSIONS
+
+from .columns import find_columns, row_record
+from .layout import (
     SPLIT_NAMES,
     held_out,
     parse_rows,
@@ -17,9 +19,8 @@ from training.data.layout import (
     read_json_lines,
     read_text,
 )
-from training.data.records import DataError, ImageRef, Record
-from training.data.report import Report
-from vlm.images import EXTENSIONS
+from .records import DataError, ImageRef, Record
+from .report import Report
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 

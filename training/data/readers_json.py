@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.data.layout import (
+from .layout import (
     find_file,
     find_images,
     held_out,
@@ -16,8 +16,8 @@ from training.data.layout import (
     read_json_lines,
     split_file,
 )
-from training.data.records import DataError, ImageRef, Record
-from training.data.report import Report
+from .records import DataError, ImageRef, Record
+from .report import Report
 
 
 def read_blip(

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from training.data.layout import (
+from .layout import (
     existing,
     find_images,
     parse_rows,
@@ -17,8 +17,8 @@ from training.data.layout import (
     read_lines,
     split_file,
 )
-from training.data.records import Box, DataError, ImageRef, Record
-from training.data.report import Report
+from .records import Box, DataError, ImageRef, Record
+from .report import Report
 
 
 def read_vqa_v2(

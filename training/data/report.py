@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from training.data.records import DataError
+from .records import DataError
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from training.data import lexicon
-from training.data.records import Record
+from . import lexicon
+from .records import Record
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlm.decoder import Projected
-from vlm.memory import Memory
-from vlm.model import VisionLanguageModel
+from vlm.model.decoder import Projected
+from vlm.model.memory import Memory
+from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 
 Role = Literal["caption", "question", "answer"]

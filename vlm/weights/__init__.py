@@ -1,5 +1,7 @@
 """Checkpoints: where they are, how they are stored, and how outside ones become ours."""
 
+from vlm.errors import UserError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or not ours; the message says what to do."""

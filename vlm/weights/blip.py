@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlm.config import AdapterConfig, DecoderConfig, ModelConfig, TextConfig, VisionConfig
+from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig, VisionConfig
+from vlm.tokenizer import TextConfig
 from vlm.weights import bert
 from vlm.weights.foreign import (
     Foreign,

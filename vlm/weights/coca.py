@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from tokenizers import decoders
 from torch import Tensor
 
-from vlm.config import AdapterConfig, DecoderConfig, ModelConfig, TextConfig, VisionConfig
 from vlm.images import Preprocess
+from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig, VisionConfig
+from vlm.tokenizer import TextConfig
 from vlm.weights import CheckpointError
 from vlm.weights.foreign import (
     Foreign,

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlm import __version__
-from vlm.model import VisionLanguageModel
+from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.weights import CheckpointError, blip, coca, vision_encoder_decoder
 from vlm.weights.foreign import Foreign, read_json

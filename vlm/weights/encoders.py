@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vlm.config import VisionConfig
+from vlm.model.config import VisionConfig
 from vlm.weights import CheckpointError
 from vlm.weights.foreign import activation, expect, read_preprocess, sides
 from vlm.weights.tables import From, Table, module, stacked

@@ -14,8 +14,8 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from vlm.config import Activation, ModelConfig
 from vlm.images import Preprocess
+from vlm.model.config import Activation, ModelConfig
 from vlm.weights import CheckpointError
 from vlm.weights.tables import Dropped, Table, Weights
 

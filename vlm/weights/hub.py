@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm.config import ModelConfig
+from vlm.model.config import ModelConfig
 from vlm.weights import CheckpointError
 
 DEFAULT = "small"

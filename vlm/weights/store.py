@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vlm.config import ModelConfig
-from vlm.model import VisionLanguageModel
+from vlm.model.config import ModelConfig
+from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.weights import CheckpointError
 

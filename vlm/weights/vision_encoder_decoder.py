@@ -16,7 +16,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from vlm.config import AdapterConfig, DecoderConfig, ModelConfig, TextConfig
+from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig
+from vlm.tokenizer import TextConfig
 from vlm.weights import CheckpointError, bert, encoders
 from vlm.weights.foreign import (
     Foreign,

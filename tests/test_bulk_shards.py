@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from vlm.bulk.shards import (
+    DatasetError,
+    Format,
+    find_files,
+    find_units,
+    full_path,
+    open_filesystem,
+    read_unit,
+)
+from vlm.images import ImageError
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def write_table(path: Path, table: dict[str, list[object]], rows_a_group: int = 2) -> Path:
+    parquet.write_table(pyarrow.table(table), path, row_group_size=rows_a_group)
+    return path
+
+
+def contents(
+    path: Path | str, format: Format, column: str | None = None, key: str | None = None
+) -> list[tuple[str | None, bytes | str]]:
+    """Keys and bytes of all images below a path, or what is said of those that are none."""
+    _, files = find_files(str(path), format, out="/nowhere")
+    found: list[tuple[str | None, bytes | str]] = []
+    for unit, _ in find_units(files, format, column, key):
+        for name, load in read_unit(unit, format, column, key):
+            try:
+                found.append((name, load()))
+            except ImageError as error:
+                found.append((name, str(error)))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jpg", "a.PNG", "sub/c.webp", ".hidden.jpg", ".cache/d.jpg", "notes.txt"):
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / name).write_bytes(name.encode())
+    return tmp_path / "src"
+
+
+def test_a_folder_is_its_images_in_order(folder):
+    format, files = find_files(str(folder), None, out="/nowhere")
+    assert format is Format.folder
+    assert files == [str(folder / name) for name in ("a.PNG", "b.jpg", "sub/c.webp")]
+    assert list(find_units(files, format, None, None)) == [(file, 1) for file in files]
+    assert contents(folder, format)[2] == (files[2], b"sub/c.webp")
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("src/*.jpg", ["b.jpg"]),
+        ("src/**/*.*", ["a.PNG", "b.jpg", "sub/c.webp"]),
+        ("src/sub", ["sub/c.webp"]),
+        ("src/b.jpg", ["b.jpg"]),
+    ],
+)
+def test_a_source_is_a_file_a_folder_or_a_glob(folder, source, names, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    _, files = find_files(source, None, out="/nowhere")
+    assert files == [str(folder / name) for name in names]
+
+
+def test_a_folder_whose_own_path_is_hidden_is_read(folder):
+    hidden = folder.rename(folder.with_name(".src"))
+    assert len(find_files(str(hidden), None, out="/nowhere")[1]) == 3
+
+
+def test_any_filesystem_of_fsspec(folder):
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/photos/sub/1.jpg", b"one")
+    try:
+        assert contents("memory://photos", Format.folder) == [
+            ("memory:///photos/sub/1.jpg", b"one")
+        ]
+        filesystem, inside = open_filesystem("memory://photos")
+        assert full_path(filesystem, inside) == "memory:///photos"
+    finally:
+        memory.rm("/photos", recursive=True)
+
+
+def test_the_format_is_that_of_the_files(tmp_path):
+    write_tar(tmp_path / "tars" / "0.tar", {"0.jpg": b""})
+    (tmp_path / "tables").mkdir()
+    write_table(tmp_path / "tables" / "0.parquet", {"image": [b""]})
+    write_table(tmp_path / "tables" / "_metadata.parquet", {"image": [b""]})
+    assert find_files(str(tmp_path / "tars"), None, "/nowhere")[0] is Format.webdataset
+    found = find_files(str(tmp_path / "tables"), None, "/nowhere")
+    assert found == (Format.parquet, [str(tmp_path / "tables" / "0.parquet")])
+    with pytest.raises(DatasetError, match="parquet and webdataset; choose with --format"):
+        find_files(str(tmp_path), None, "/nowhere")
+    assert find_files(str(tmp_path), None, str(tmp_path / "tables"))[0] is Format.webdataset
+
+
+@pytest.mark.parametrize(
+    ("source", "format", "says"),
+    [
+        ("missing", None, "missing: no such file or folder"),
+        ("empty", None, "empty: no image, parquet file or WebDataset shard"),
+        ("*.tar", None, r"\*.tar: no image, parquet file"),
+        ("src", Format.parquet, "src: no parquet there"),
+        ("nope://src", None, "nope://src: Protocol not known"),
+    ],
+)
+def test_a_source_without_images_is_refused(folder, source, format, says, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    Path("empty").mkdir()
+    with pytest.raises(DatasetError, match=says):
+        find_files(source, format, out="/nowhere")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_not_left_out(folder):
+    (folder / "sub").chmod(0)
+    with pytest.raises(PermissionError):
+        find_files(str(folder), None, out="/nowhere")
+    (folder / "sub").chmod(0o755)
+
+
+def test_a_file_that_is_gone_is_an_image_that_cannot_be_read(folder):
+    ((key, load),) = read_unit(str(folder / "gone.jpg"), Format.folder, None, None)
+    assert key == str(folder / "gone.jpg")
+    with pytest.raises(ImageError, match=r"gone.jpg cannot be read: No such file"):
+        load()
+
+
+def test_a_shard_gives_the_first_image_of_each_sample(tmp_path):
+    files = {
+        "part/000.JPG": b"zero",
+        "part/000.txt": b"a caption",
+        "part/001.json": b"{}",
+        "part/001.png": b"one",
+        "part/001.webp": b"not this",
+        "part/002.seg.png": b"no image of its own",
+    }
+    write_tar(tmp_path / "0.tar", files)
+    assert contents(tmp_path, Format.webdataset) == [("part/000", b"zero"), ("part/001", b"one")]
+    units = find_units([str(tmp_path / "0.tar")], Format.webdataset, None, None)
+    assert list(units) == [(str(tmp_path / "0.tar"), None)]
+
+
+@pytest.mark.parametrize("damage", ["in an image", "in a header", "between files", "other bytes"])
+def test_a_damaged_shard_is_used_up_to_the_damage(tmp_path, damage):
+    """A file is a header of 512 bytes and, here, 1,024 bytes."""
+    path = write_tar(tmp_path / "0.tar", {f"{i}.jpg": bytes([i + 1]) * 1024 for i in range(4)})
+    data = path.read_bytes()
+    path.write_bytes(
+        {
+            "in an image": data[: 2 * 1536 + 600],
+            "in a header": data[: 2 * 1536 + 100],
+            "between files": data[: 2 * 1536],
+            "other bytes": data[: 2 * 1536] + b"x" * 1536 + data[3 * 1536 :],
+        }[damage]
+    )
+    *good, (key, said) = contents(tmp_path, Format.webdataset)
+    assert good == [("0", b"\1" * 1024), ("1", b"\2" * 1024)]
+    assert key is None
+    assert said.startswith(f"{path} is damaged from here on: ")
+
+
+@pytest.mark.parametrize("data", [b"", b"not a tar file" * 100])
+def test_what_is_no_shard_says_so(tmp_path, data):
+    (tmp_path / "0.tar").write_bytes(data)
+    ((key, said),) = contents(tmp_path, Format.webdataset)
+    assert key is None
+    assert said.startswith(f"{tmp_path / '0.tar'} is damaged from here on: ")
+
+
+def test_a_parquet_file_is_read_by_row_groups(tmp_path):
+    path = write_table(tmp_path / "a#1.parquet", {"image": [b"0", b"1", b"2"], "url": list("xyz")})
+    units = list(find_units([str(path)], Format.parquet, None, None))
+    assert units == [(f"{path}#0", 2), (f"{path}#1", 1)]
+    assert contents(path, Format.parquet) == [("0", b"0"), ("1", b"1"), ("2", b"2")]
+    named = contents(path, Format.parquet, key="url")
+    assert named == [("x", b"0"), ("y", b"1"), ("z", b"2")]
+
+
+def test_columns_that_hold_images(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(b"a file")
+    outside = tmp_path / "2.jpg"
+    outside.write_bytes(b"outside")
+    structs = [
+        {"bytes": b"inside", "path": "x.jpg"},
+        {"bytes": None, "path": "photos/1.jpg"},
+        {"bytes": None, "path": None},
+    ]
+    paths = ["photos/1.jpg", str(outside), None]
+    table = {"data": [b"0", b"1", b"2"], "hf": structs, "file": paths, "n": [1, 2, 3]}
+    path = write_table(tmp_path / "all.parquet", table)
+
+    def values(column):
+        return [value for _, value in contents(path, Format.parquet, column)]
+
+    assert values("data") == [b"0", b"1", b"2"]
+    assert values("hf") == [b"inside", b"a file", "the row has no image"]
+    assert values("file") == [b"a file", b"outside", "the row has no image"]
+    with pytest.raises(DatasetError, match="'n' holds int64, neither bytes of images nor paths"):
+        values("n")
+    with pytest.raises(DatasetError, match="no column 'photo'; it has data, hf, file, n"):
+        values("photo")
+    with pytest.raises(DatasetError, match="name the column of the images with --column"):
+        values(None)
+    with pytest.raises(DatasetError, match="no column 'id'"):
+        contents(path, Format.parquet, "data", key="id")
+    one = write_table(tmp_path / "one.parquet", {"n": [1], "data": [b"0"]})
+    assert contents(one, Format.parquet) == [("0", b"0")]
+
+
+def test_a_damaged_parquet_file_is_used_up_to_the_damage(tmp_path):
+    data = [bytes([65 + i]) * 5000 for i in range(6)]
+    path = tmp_path / "0.parquet"
+    table = pyarrow.table({"image": data})
+    parquet.write_table(table, path, row_group_size=2, compression="snappy", use_dictionary=False)
+    start = parquet.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    raw = bytearray(path.read_bytes())
+    raw[start : start + 60] = b"\xff" * 60
+    path.write_bytes(raw)
+    found = contents(path, Format.parquet)
+    assert [key for key, _ in found] == ["0", "1", None, "4", "5"]
+    assert found[2][1].startswith(f"{path}, row group 1, is damaged from here on: ")
+    path.write_bytes(raw[:-10])
+    ((key, said),) = contents(path, Format.parquet)
+    assert key is None
+    assert said.startswith(f"{path}, row group 0, is damaged from here on: ")
+
+
+def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
+    """Another run may read it, so it must not become a row that is never done again."""
+    path = write_table(tmp_path / "0.parquet", {"image": [b"0"]})
+
+    def silent(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", silent)
+    with pytest.raises(TimeoutError):
+        contents(path, Format.parquet)
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.cat_file", silent)
+    ((_, load),) = read_unit("/x.jpg", Format.folder, None, None)
+    with pytest.raises(TimeoutError):
+        load()
+
+
+@pytest.mark.parametrize("image", ["gopher://x/y.jpg", "", "a\0b"])
+def test_a_row_whose_path_leads_nowhere_is_one_broken_image(tmp_path, image):
+    (tmp_path / "ok.jpg").write_bytes(b"ok")
+    path = write_table(tmp_path / "a.parquet", {"image": ["ok.jpg", image, "ok.jpg"]})
+    (_, first), (_, broken), (_, last) = contents(path, Format.parquet)
+    assert first == last == b"ok"
+    assert isinstance(broken, str)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    ((_, broken),) = contents(tmp_path, Format.folder)
+    assert "not a regular file" in broken

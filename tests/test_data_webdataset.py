@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from training.data.readers import read
+from training.data.records import Box, DataError, ImageRef, Record
+from training.data.report import Report
+from training.data.webdataset import write_shards
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PICTURE = (FIXTURES / "kohya" / "5_square" / "0.png").read_bytes()
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def same_but_image(a: Record, b: Record) -> bool:
+    return {**vars(a), "image": None} == {**vars(b), "image": None}
+
+
+@pytest.mark.parametrize(("source", "split"), [("flickr8k", "all"), ("vqa_v2", "train")])
+def test_records_and_bytes_survive_the_round_trip(tmp_path, source, split):
+    before = list(read(FIXTURES / source, split=split))
+    shards = write_shards(before, tmp_path, "train", images_per_shard=2)
+    after = list(read(tmp_path, split="train"))
+    images = len({record.image.key for record in before})
+    assert len(shards) == (images + 1) // 2
+    assert len(after) == len(before)
+    assert all(same_but_image(a, b) for a, b in zip(before, after, strict=True))
+    assert [r.image.read() for r in after] == [r.image.read() for r in before]
+    assert len({record.image.key for record in after}) == images  # an image is stored once
+
+
+def test_every_field_survives(tmp_path):
+    record = Record(
+        ImageRef("memory", data=PICTURE),
+        ("yes", "no"),
+        question="Is it red?",
+        weight=0.5,
+        boxes=(Box("square", 1, 2, 3, 4),),
+        id="7",
+        source="mine",
+        kind="yes/no",
+        synthetic=True,
+    )
+    write_shards([record], tmp_path, "dev")
+    (after,) = read(tmp_path, split="val")
+    assert same_but_image(record, after)
+
+
+def test_equal_records_give_equal_shards(tmp_path):
+    records = list(read(FIXTURES / "flickr8k", split="all"))
+    (a,) = write_shards(records, tmp_path / "a", "train")
+    (b,) = write_shards(records, tmp_path / "b", "train")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_corrupt_image_is_reported_and_left_out(tmp_path):
+    records = [
+        Record(ImageRef("good", data=PICTURE), ("a",)),
+        Record(ImageRef("bad", data=PICTURE[: len(PICTURE) // 2]), ("b",)),
+        Record(ImageRef(str(tmp_path / "gone.png")), ("c",)),
+    ]
+    report = Report(limit=0.9)
+    write_shards(records, tmp_path, "train", report=report)
+    assert [record.texts for record in read(tmp_path)] == [("a",)]
+    assert [broken.where for broken in report.broken] == ["bad", str(tmp_path / "gone.png")]
+    with pytest.raises(DataError, match="bad: "):
+        write_shards(records, tmp_path / "strict", "train")
+    assert not list((tmp_path / "strict").glob("*.tar"))  # no half shard under its final name
+
+
+def test_shards_are_not_mixed_with_older_ones(tmp_path):
+    records = list(read(FIXTURES / "flickr8k", split="all"))
+    write_shards(records, tmp_path, "train")
+    with pytest.raises(DataError, match="already has shards of train"):
+        write_shards(records, tmp_path, "train")
+
+
+def test_public_forms_of_a_sample(tmp_path):
+    files = {
+        "part/000.jpg": PICTURE,
+        "part/000.txt": b"a red square\n",
+        "part/000.json": json.dumps({"caption": "not this", "width": 24}).encode(),
+        "part/001.png": PICTURE,
+        "part/001.json": json.dumps({"caption": "a square"}).encode(),
+        "part/002.seg.png": PICTURE,
+        "part/002.txt": b"no image of its own",
+    }
+    write_tar(tmp_path / "00000.tar", files)
+    report = Report(limit=0.5)
+    records = list(read(tmp_path / "00000.tar", report=report))
+    assert [record.texts for record in records] == [("a red square",), ("a square",)]
+    assert [record.id for record in records] == ["part/000", "part/001"]
+    assert records[1].image.read() == PICTURE
+    assert report.broken[0].reason == "the sample part/002 has no image"
+    with pytest.raises(DataError, match="no split 'train'; it has all"):
+        list(read(tmp_path))
+
+
+def test_splits_are_read_from_names_and_folders(tmp_path):
+    for name in ("mine-train-000000.tar", "mine-train-000001.tar", "test/00000.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / name, {"x.png": PICTURE, "x.txt": name.encode()})
+    train = [record.texts[0] for record in read(tmp_path, split="train")]
+    assert train == ["mine-train-000000.tar", "mine-train-000001.tar"]
+    (test,) = read(tmp_path, split="test")
+    assert test.texts == ("test/00000.tar",)
+    assert len(list(read(tmp_path, split="all"))) == 3
+
+
+def test_a_truncated_shard_is_used_up_to_where_it_breaks(tmp_path):
+    path = tmp_path / "train-000000.tar"
+    files = {}
+    for i in range(4):
+        files |= {f"{i}.png": PICTURE, f"{i}.txt": b"a square"}
+    write_tar(path, files)
+    whole = path.read_bytes()
+    for end in (3 * 2048 + 600, 3 * 2048):  # in the middle of the last image, and in front of it
+        path.write_bytes(whole[:end])
+        report = Report(limit=0.5)
+        records = list(read(path, report=report))
+        assert len(records) == 3
+        assert all(record.image.read() == PICTURE for record in records)
+        assert "not a whole uncompressed tar file" in report.broken[0].reason
+
+
+def test_images_folder_makes_no_sense_for_shards(tmp_path):
+    with pytest.raises(DataError, match="hold their images"):
+        list(read(tmp_path, "webdataset", images=tmp_path))

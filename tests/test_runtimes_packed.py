@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vlm.captioner import Captioner
+from vlm.model.vision import VisionEncoder, folded
+from vlm.runtimes.packed import PackedLinear, can_pack, pack
+
+pytestmark = pytest.mark.skipif(not can_pack(), reason="no packed layouts on this processor")
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def packed(tiny: Captioner) -> Captioner:
+    model = copy.deepcopy(tiny.model)
+    pack(model)
+    return Captioner(model, tiny.tokenizer)
+
+
+@pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (3, 1, 24), (2, 50, 24)])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_a_packed_layer_is_the_layer(shape, bias):
+    linear = nn.Linear(24, 40, bias=bias)
+    x = torch.randn(shape)
+    torch.testing.assert_close(PackedLinear(linear.weight, linear.bias)(x), linear(x))
+    for activation in (nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU()):
+        expected = activation(linear(x))
+        torch.testing.assert_close(
+            PackedLinear(linear.weight, linear.bias, activation)(x), expected, atol=1e-5, rtol=1e-4
+        )
+
+
+@torch.inference_mode()
+def test_a_row_over_weights_that_no_cache_holds_is_the_layers(monkeypatch):
+    """As each word of a greedy caption is, for models of a common size."""
+    monkeypatch.setattr("vlm.runtimes.packed._LARGE", 0)
+    linear = nn.Linear(24, 40)
+    packed = PackedLinear(linear.weight, linear.bias)
+    for shape in ((1, 24), (1, 1, 24), (2, 1, 24), (1, 3, 24)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(packed(x), linear(x))
+
+
+def test_a_packed_model_writes_and_explains_the_same(tiny, packed, photo):
+    plain, fast = (model.encode(photo) for model in (tiny, packed))
+    torch.testing.assert_close(fast.memory.tokens, plain.memory.tokens, atol=1e-4, rtol=1e-4)
+    for options in ({"beams": 1}, {"beams": 3}, {"sample": True, "seed": 1}):
+        expected, answer = plain.caption(**options), fast.caption(**options)
+        assert answer.text == expected.text
+        assert answer.score == pytest.approx(expected.score, abs=1e-4)
+    for ours, theirs in zip(answer.maps(), expected.maps(), strict=True):
+        assert abs(ours.weights - theirs.weights).max() < 1e-4
+    assert not any(isinstance(module, nn.Linear) for module in packed.model.decoder.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "all_packed"),
+    [("test_vit3", True), ("swin_tiny_patch4_window7_224", True), ("convnext_atto", True),
+     ("beit_base_patch16_224", False)],
+)  # fmt: skip
+@torch.inference_mode()
+def test_every_encoder_gives_the_same_patches(name, all_packed, tiny):
+    size = (224, 224) if "224" in name else (64, 64)
+    config = replace(tiny.model.config.vision, name=name)
+    config = replace(config, preprocess=replace(config.preprocess, size=size))
+    model = copy.deepcopy(tiny.model)
+    model.vision = folded(VisionEncoder(config).eval())
+    model.adapter = nn.Identity()
+    expected = model.vision
+    pack(model)
+    pixels = torch.randn(2, 3, *size)
+    torch.testing.assert_close(model.vision(pixels)[0], expected(pixels)[0], atol=1e-3, rtol=1e-3)
+    plain = [module for module in model.vision.modules() if isinstance(module, nn.Linear)]
+    assert (not plain) == all_packed

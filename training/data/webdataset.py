@@ -1,0 +1,190 @@
+"""WebDataset tar shards: read any, and write records as shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlm.bulk.shards import check_end
+from vlm.images import EXTENSIONS, ImageError, load_image
+
+from .layout import parse_rows, pick_split, skip
+from .records import Box, DataError, ImageRef, Record
+from .report import Report
+
+
+def read_webdataset(
+    path: str | Path,
+    split: str,
+    images: str | Path | None = None,
+    report: Report | None = None,
+) -> Iterator[Record]:
+    """WebDataset shards: uncompressed tars in which the files of one sample share their name.
+
+    A sample is an image with `.txt` (captions, one a line), or `.json` with `caption` or
+    `captions` (as img2dataset writes), or with the `records` that `write_shards` writes. `path` is
+    a shard, or a folder of shards named by split (`train-000000.tar`, or `train/000000.tar`); the
+    split `all` is every shard. Images stay in the shard until they are read.
+    Source: https://github.com/webdataset/webdataset.
+    """
+    if images is not None:
+        raise DataError("WebDataset shards hold their images; leave images= out.")
+    for shard in find_shards(path, split):
+        yield from read_shard(shard, report)
+
+
+def find_shards(path: str | Path, split: str) -> list[Path]:
+    """Return the shards of a split in the order of their names. Raises DataError."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    shards: dict[str, list[Path]] = defaultdict(list)
+    for shard in sorted(path.rglob("*.tar")):
+        match = re.search(r"([a-z]+)[-_]\d+\.tar$", shard.name)
+        name = match[1] if match else shard.parent.name if shard.parent != path else ""
+        for part in {name, "all"} - {""}:
+            shards[part].append(shard)
+    return shards[pick_split(split, shards, path)]
+
+
+def read_shard(shard: Path, report: Report | None = None) -> Iterator[Record]:
+    """Yield the records of one shard; a truncated shard is used up to where it breaks."""
+
+    def parse(sample: dict[str, Any]) -> Iterator[Record]:
+        if "image" not in sample:
+            raise ValueError(f"the sample {sample['key']} has no image")
+        ref = ImageRef(str(shard), member=sample["image"])
+        content = json.loads(sample["json"]) if "json" in sample else {}
+        if "records" in content:
+            yield from (_from_json(row, ref) for row in content["records"])
+            return
+        captions = content.get("captions") or content.get("caption") or ""
+        if "txt" in sample:
+            captions = sample["txt"].decode().strip().split("\n")
+        texts = [captions] if isinstance(captions, str) else captions
+        if not any(texts):
+            raise ValueError(f"the sample {sample['key']} has no caption")
+        texts = tuple(text.strip() for text in texts)
+        yield Record(ref, texts, id=sample["key"], source="webdataset")
+
+    try:
+        yield from parse_rows(_samples(shard), parse, shard, report)
+    except (OSError, tarfile.TarError) as error:
+        skip(str(shard), f"the shard is not a whole uncompressed tar file: {error}", report)
+
+
+def _samples(shard: Path) -> Iterator[dict[str, Any]]:
+    """Yield {key, image, txt, json} for each run of files with one name up to the first dot."""
+    sample: dict[str, Any] = {}
+    with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for entry in tar:
+            if not entry.isfile():
+                continue
+            folder, _, name = entry.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            key = f"{folder}/{stem}" if folder else stem
+            if sample and key != sample["key"]:
+                yield sample
+                sample = {}
+            sample["key"] = key
+            if f".{extension.lower()}" in EXTENSIONS:
+                sample["image"] = entry.name
+            elif extension in ("txt", "json"):
+                sample[extension] = tar.extractfile(entry).read()  # type: ignore[union-attr]
+        if sample:
+            yield sample
+        check_end(tar, file)
+
+
+def write_shards(
+    records: Iterable[Record],
+    folder: str | Path,
+    split: str,
+    images_per_shard: int = 1000,
+    report: Report | None = None,
+) -> list[Path]:
+    """Write records to `{split}-000000.tar` and on, and return the shards.
+
+    Records about one image share its bytes. An image that does not decode is broken: it goes into
+    the report, or raises DataError without one. A shard appears under its name only when it is
+    whole, and equal records give equal bytes.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob(f"{split}-*.tar")):
+        raise DataError(
+            f"{folder} already has shards of {split}; delete them or name a new folder."
+        )
+    by_image: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_image[record.image.key].append(record)
+    files = _encode(by_image.values(), report)
+    shards: list[Path] = []
+    for first in files:  # each turn of this loop takes one shard's part of `files`
+        shard = folder / f"{split}-{len(shards):06d}.tar"
+        _write_shard(shard, chain([first], islice(files, images_per_shard - 1)))
+        shards.append(shard)
+    return shards
+
+
+def _encode(
+    groups: Iterable[list[Record]], report: Report | None
+) -> Iterator[tuple[str, bytes, bytes]]:
+    """Yield (image extension, image, JSON) for the records about one image."""
+    for group in groups:
+        ref = group[0].image
+        try:
+            data = ref.read()
+            load_image(data)
+        except (DataError, ImageError) as error:
+            skip(str(ref), str(error), report)
+            continue
+        extension = str(Image.open(io.BytesIO(data)).format).lower().replace("jpeg", "jpg")
+        if report is not None:
+            report.good += 1
+        content = {"records": [_to_json(record) for record in group]}
+        yield extension, data, json.dumps(content, ensure_ascii=False).encode()
+    if report is not None:
+        report.check()
+
+
+def _write_shard(shard: Path, files: Iterable[tuple[str, bytes, bytes]]) -> None:
+    unfinished = shard.with_suffix(".tar.unfinished")
+    try:
+        with tarfile.open(unfinished, "w") as tar:
+            for number, (extension, image, content) in enumerate(files):
+                for name, data in ((extension, image), ("json", content)):
+                    entry = tarfile.TarInfo(f"{shard.stem}-{number:06d}.{name}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+        os.replace(unfinished, shard)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _to_json(record: Record) -> dict[str, Any]:
+    """Every field of a record but its image; fields at their default are left out."""
+    row = {}
+    for field in dataclasses.fields(Record):
+        value = getattr(record, field.name)
+        if field.name != "image" and value != field.default:
+            row[field.name] = value
+    if record.boxes:
+        row["boxes"] = [dataclasses.asdict(box) for box in record.boxes]
+    return row
+
+
+def _from_json(row: dict[str, Any], image: ImageRef) -> Record:
+    boxes = tuple(Box(**box) for box in row.get("boxes", ()))
+    return Record(**{**row, "image": image, "texts": tuple(row["texts"]), "boxes": boxes})

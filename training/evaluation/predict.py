@@ -1,0 +1,146 @@
+"""What a model says of records: captions of their images, or answers to their questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+
+from vlm.captioner import BATCH, CAPTION, Captioner, EncodedImage, QuestionError
+from vlm.images import ImageError, load_image
+from vlm.prompts import clean_text
+
+from ..data.records import DataError, Record
+from ..data.report import Broken, Report
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A caption, or the answer to the record's question, with its probability from 0 to 1.
+
+    `problem` says why there is no text, where the model could not read the question.
+    """
+
+    record: Record
+    text: str
+    confidence: float
+    problem: str = ""
+
+
+def predict_captions(
+    captioner: Captioner,
+    records: Iterable[Record],
+    report: Report,
+    beams: int | None = None,
+    blind: bool = False,
+) -> Iterator[Prediction]:
+    """Caption each record's image.
+
+    An image that cannot be read has no prediction and goes into `report`. `blind` is for a model
+    that was trained without images: see `blind_image`. Raises DataError when too many are broken.
+    """
+    options = CAPTION if beams is None else replace(CAPTION, beams=beams)
+    for images, batch in _encoded(captioner, [[r] for r in records], report, blind):
+        answers = captioner.write(images, None, options)
+        for answer, [record] in zip(answers, batch, strict=True):
+            yield Prediction(record, answer.text, answer.confidence)
+
+
+def predict_answers(
+    captioner: Captioner,
+    records: Iterable[Record],
+    report: Report,
+    beams: int | None = None,
+    blind: bool = False,
+) -> Iterator[Prediction]:
+    """Answer each record's question; the questions of one image share its encoding.
+
+    A question that is too long for the model, or empty, is answered with no words. Images and
+    `blind` are as in `predict_captions`.
+    """
+    options = {} if beams is None else {"beams": beams}
+    for images, batch in _encoded(captioner, by_image(records), report, blind):
+        for image, group in zip(images, batch, strict=True):
+            problems = {r: problem for r in group if (problem := _problem(captioner, r))}
+            asked = [record for record in group if record not in problems]
+            answers = image.ask_all([_question(r) for r in asked], **options) if asked else []
+            answer_of = dict(zip(asked, answers, strict=True))
+            for record in group:
+                if record in problems:
+                    yield Prediction(record, "", 0.0, problems[record])
+                else:
+                    answer = answer_of[record]
+                    yield Prediction(record, answer.text, answer.confidence)
+
+
+def by_image(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of each image together, in the order in which the images first appear."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.image.key, []).append(record)
+    return list(groups.values())
+
+
+def with_all_captions(records: Iterable[Record]) -> list[Record]:
+    """One record an image, with all the captions that the source keeps in records of their own."""
+    return [
+        replace(group[0], texts=tuple(text for record in group for text in record.texts))
+        for group in by_image(records)
+    ]
+
+
+@torch.inference_mode()
+def blind_image(captioner: Captioner) -> EncodedImage:
+    """What a model that was trained with zeros in place of patches sees, whatever the image.
+
+    The question-only baseline is a model of its own, trained by a recipe with `blind: true`. A
+    model that was trained with images gets something it has never seen here, so its figures
+    without images say little about what language alone can do.
+    """
+    height, width = captioner.preprocess.size
+    picture = Image.new("RGB", (width, height))
+    pixels, frame = captioner.preprocess(picture)
+    patches, grid = captioner.model.vision(pixels[None].to(captioner.model.device))
+    memory = captioner.model.remember(torch.zeros_like(patches), grid)
+    projected = captioner.model.project(memory)
+    return EncodedImage(captioner, picture, frame, memory, projected, encode_ms=0.0)
+
+
+def _encoded(
+    captioner: Captioner, groups: Sequence[list[Record]], report: Report, blind: bool
+) -> Iterator[tuple[list[EncodedImage], Sequence[list[Record]]]]:
+    """The images that can be read, encoded a batch at a time, and the records of each."""
+    unseen = blind_image(captioner) if blind else None
+    for start in range(0, len(groups), BATCH):
+        batch = groups[start : start + BATCH]
+        if unseen is not None:
+            yield [unseen] * len(batch), batch
+            continue
+        pictures, kept = [], []
+        for group in batch:
+            ref = group[0].image
+            try:
+                pictures.append(load_image(ref.read()))
+            except (ImageError, DataError) as error:
+                report.skip(Broken(str(ref), str(error)))
+                continue
+            report.good += 1
+            kept.append(group)
+        if kept:
+            yield captioner.encode_all(pictures), kept
+    report.check()
+
+
+def _question(record: Record) -> str:
+    """The question as the trainer writes it."""
+    return clean_text(record.question or "")
+
+
+def _problem(captioner: Captioner, record: Record) -> str:
+    try:
+        captioner.prompt(_question(record))
+    except QuestionError as error:
+        return str(error)
+    return ""

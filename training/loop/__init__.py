@@ -1,0 +1,1 @@
+"""Learning: batches, objectives, steps, checkpoints and the report of a run."""

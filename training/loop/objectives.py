@@ -1,0 +1,142 @@
+"""What a step minimises: weighted cross-entropy, and the rows that self-critical training makes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vlm.generate import generate
+from vlm.model.decoder import Projected
+from vlm.model.memory import Memory
+from vlm.model.model import IGNORE_INDEX, VisionLanguageModel
+from vlm.options import Options
+from vlm.tokenizer import Tokenizer
+
+from ..evaluation.metrics.reward import CiderReward
+from ..recipe.recipe import SelfCritical
+from .examples import Batch, Example, Rows, collate
+
+# Stands for the end of a caption in the reward: a caption that stops after "with a" then pays for it.
+END_WORD = "endofcaption"
+
+
+def encode(model: VisionLanguageModel, batch: Batch) -> Memory:
+    """The memory of a batch's images."""
+    if batch.grid is None:
+        return model.encode(batch.images)
+    return model.remember(batch.images.float(), batch.grid)
+
+
+class Likelihood(nn.Module):
+    """The summed cross-entropy in nats of a batch's targets, each row by its weight.
+
+    Keys and values of the images are projected once for all rows. `recompute` keeps the activations of one chunk,
+    and of one block of an encoder that learns, at a time, and computes them again for the gradients.
+    """
+
+    def __init__(
+        self, model: VisionLanguageModel, label_smoothing: float = 0.0, recompute: bool = False
+    ) -> None:
+        super().__init__()
+        if recompute and any(p.requires_grad for p in model.vision.parameters()):
+            model.vision.trunk.set_grad_checkpointing()
+        self.model = model
+        self.label_smoothing = label_smoothing
+        self.recompute = recompute
+
+    def forward(self, batch: Batch) -> Tensor:
+        projected = self.model.decoder.project(encode(self.model, batch))
+        if self.recompute:
+            sums = [checkpoint(self._sum, projected, c, use_reentrant=False) for c in batch.chunks]
+        else:
+            sums = [self._sum(projected, chunk) for chunk in batch.chunks]
+        return torch.stack(sums).sum()
+
+    def _sum(self, projected: Projected, rows: Rows) -> Tensor:
+        hidden = self.model.decoder(rows.ids, projected.select(rows.image)).hidden  # (R, T, D)
+        kept = rows.targets != IGNORE_INDEX  # (R, T)
+        logits = self.model.decoder.logits(hidden[kept]).float()  # (K, V)
+        losses = F.cross_entropy(
+            logits, rows.targets[kept], label_smoothing=self.label_smoothing, reduction="none"
+        )
+        # Not a product of vectors, which autocast would take in half precision.
+        return (losses * rows.weights[:, None].expand_as(kept)[kept]).sum()
+
+
+class SelfCritic:
+    """Self-critical sequence training on CIDEr-D (Rennie et al. 2017).
+
+    A batch's captions become samples of the model, each weighted by how much its reward exceeds the baseline, so
+    that cross-entropy on them is the policy gradient. Rows of questions stay as they are.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, references: Mapping[str, Sequence[str]], options: SelfCritical
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.options = options
+        self.reward = CiderReward(
+            {key: [f"{text} {END_WORD}" for text in texts] for key, texts in references.items()}
+        )
+        self.keys = frozenset(references)
+
+    @torch.no_grad()
+    def __call__(
+        self, model: VisionLanguageModel, batches: Sequence[Batch]
+    ) -> tuple[list[Batch], float]:
+        """The batches with samples in place of captions, and the mean reward of the samples.
+
+        The model is in eval mode: what is sampled is what it would say. Torch's own generator decides.
+        """
+        judged = [self._judge(model, batch) for batch in batches]
+        rewards = [reward for _, own in judged for reward in own]
+        return [batch for batch, _ in judged], sum(rewards) / max(1, len(rewards))
+
+    def _judge(self, model: VisionLanguageModel, batch: Batch) -> tuple[Batch, list[float]]:
+        images = [image for image, key in enumerate(batch.keys) if key in self.keys]
+        if not images:
+            return batch, []
+        limit, device = model.config.decoder.max_length, model.device
+        projected = model.decoder.project(encode(model, batch))
+        projected = projected.select(torch.tensor(images, device=device))
+        keys = [batch.keys[image] for image in images]
+        sampling = Options(sample=True, candidates=self.options.samples, max_tokens=limit)
+        samples, rewards = self._write(model, projected, keys, sampling)  # (B, samples)
+        if self.options.baseline == "greedy":
+            greedy = Options(max_tokens=limit)
+            baseline = self._write(model, projected, keys, greedy)[1]
+        else:
+            others = self.options.samples - 1
+            baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / others
+
+        prompt = tuple(self.tokenizer.caption_prompt())
+        rows: list[list[Example]] = [[] for _ in batch.keys]
+        for image, texts, weights in zip(images, samples, (rewards - baseline).tolist()):
+            rows[image] = [Example(prompt, text, weight) for text, weight in zip(texts, weights)]
+        sampled = tuple(c.to(device) for c in collate(rows, self.tokenizer.pad, limit))
+        asked = tuple(rows for chunk in batch.chunks if len((rows := self._asked(chunk)).ids))
+        return replace(batch, chunks=sampled + asked), rewards.flatten().tolist()
+
+    def _write(
+        self, model: VisionLanguageModel, projected: Projected, keys: list[str], options: Options
+    ) -> tuple[list[list[tuple[int, ...]]], Tensor]:
+        """Captions of each image, `end` included where they have one, and their rewards `(B, candidates)`."""
+        prompts = [self.tokenizer.caption_prompt()] * len(keys)
+        end, pad = self.tokenizer.end, self.tokenizer.pad
+        seeds = torch.randint(2**40, (len(keys),)).tolist()  # images' chances must not be alike
+        written = generate(model.decoder, projected, prompts, end, pad, options, seeds)
+        captions = [hypothesis for hypotheses in written for hypothesis in hypotheses]
+        texts = [self.tokenizer.decode(c.ids) + f" {END_WORD}" * c.finished for c in captions]
+        repeated = [key for key in keys for _ in range(options.candidates)]
+        rewards = torch.from_numpy(self.reward(repeated, texts)).float().view(len(keys), -1)
+        return [[h.ids + (end,) * h.finished for h in hs] for hs in written], rewards
+
+    def _asked(self, rows: Rows) -> Rows:
+        """The rows of questions."""
+        kept = rows.ids[:, 0] != self.tokenizer.caption_prompt()[0]
+        return Rows(rows.ids[kept], rows.targets[kept], rows.weights[kept], rows.image[kept])

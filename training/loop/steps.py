@@ -1,0 +1,98 @@
+"""The steps of an epoch: which images each takes, and what one process makes of its part of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch.utils.data import Dataset
+
+from vlm.tokenizer import Tokenizer
+
+from ..data.mixing import attempt, epoch_order
+from ..data.report import Broken
+from ..recipe.recipe import Recipe
+from ..recipe.sources import Group
+from .examples import Batch, examples, make_batch
+from .inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process's part of a step: its batches, and the images that it had to leave out by source."""
+
+    batches: tuple[Batch, ...]
+    broken: tuple[tuple[int, Broken], ...]
+
+
+class EpochSteps(Dataset[Part]):
+    """One epoch, a step at a time, for a DataLoader with `batch_size=None`.
+
+    The order is a pure function of seed and epoch, and so is all that is drawn for an image (its questions, its
+    answers, its mirroring and its crop). Processes and parts only cut a step's images, so neither changes what a
+    step learns.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Sequence[Group]],
+        inputs: Inputs,
+        tokenizer: Tokenizer,
+        max_length: int,
+        recipe: Recipe,
+        epoch: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        weights = [source.weight for source in recipe.sources]
+        self.order = epoch_order([len(s) for s in sources], weights, recipe.seed, epoch)
+        self.sources = sources
+        self.inputs = inputs
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.recipe = recipe
+        self.epoch = epoch
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.recipe.batch_images)
+
+    def __getitem__(self, step: int) -> Part:
+        first = step * self.recipe.batch_images
+        places = range(first, min(first + self.recipe.batch_images, len(self.order)))
+        mine = places[self.rank :: self.world]
+        broken: list[tuple[int, Broken]] = []
+        parts = [mine[i :: self.recipe.accumulate] for i in range(self.recipe.accumulate)]
+        return Part(tuple(self._batch(part, broken) for part in parts), tuple(broken))
+
+    def _batch(self, places: Sequence[int], broken: list[tuple[int, Broken]]) -> Batch:
+        keys, images, rows = [], [], []
+        for place in places:
+            source, index = self.order[place]
+            group = self.sources[source][index]
+            generator = random.Random(f"{self.recipe.seed}/{self.epoch}/{place}")
+            drawn = examples(group, self.tokenizer, generator)
+            load = partial(self.inputs.load, generator=generator)
+            image = attempt(load, group, group.image)
+            if isinstance(image, Broken):
+                broken.append((source, image))
+                continue
+            keys.append(group.image.key)
+            images.append(image)
+            rows.append(drawn)
+        return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad, self.max_length)
+
+
+def steps_of_epochs(sources: Sequence[Sequence[Group]], recipe: Recipe) -> list[int]:
+    """How many steps each epoch of the recipe has."""
+    sizes = [len(groups) * source.weight for groups, source in zip(sources, recipe.sources)]
+    return [
+        -(
+            -sum(int(size * (epoch + 1)) - int(size * epoch) for size in sizes)
+            // recipe.batch_images
+        )
+        for epoch in range(recipe.epochs)
+    ]

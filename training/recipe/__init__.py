@@ -1,0 +1,1 @@
+"""What a run depends on: the recipe, its sources and the model that it starts from."""

@@ -1,0 +1,149 @@
+"""A recipe's sources read from disk: images with all that is said of them, to learn from and to validate on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.readers import read
+from ..data.records import DataError, ImageRef, Record
+from ..data.report import Broken, Report
+from .recipe import Recipe, RecipeError, Source
+
+_SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One image with everything that is said of it: captions, or questions with their answers."""
+
+    image: ImageRef
+    records: tuple[Record, ...]
+    source: Source
+
+    @property
+    def texts(self) -> Iterator[str]:
+        return (text for r in self.records for text in (r.question, *r.texts) if text)
+
+    @property
+    def names_a_side(self) -> bool:
+        return any(_SIDES.search(text) for text in self.texts)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from and what it is validated on, one list of groups for each source.
+
+    `reports` count and name each source's broken records, and later its broken images.
+    """
+
+    train: list[list[Group]]
+    dev: list[list[Group]]
+    reports: list[Report]
+
+    @property
+    def all_train(self) -> list[Group]:
+        return [group for groups in self.train for group in groups]
+
+    @property
+    def all_dev(self) -> list[Group]:
+        return [group for groups in self.dev for group in groups]
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with any image's name or any text, but not with the folder they lie in."""
+        digest = hashlib.sha256()
+        for groups in (*self.train, *self.dev):
+            for group in groups:
+                lines = [_name(group.image), *group.texts]
+                digest.update("\n".join(lines).encode() + b"\0")
+            digest.update(b"\1")
+        return digest.hexdigest()[:16]
+
+
+def read_data(recipe: Recipe, folder: Path) -> Data:
+    """Read every source; `folder` stands for `{data}` in their paths.
+
+    Raises DataError when a source is missing or too much of it is broken, RecipeError when the recipe validates
+    on dev images and no source has any, or learns captions by their reward and there are none.
+    """
+    data = Data([], [], [])
+    for source in recipe.sources:
+        report = Report(source.broken)
+        train = group_by_image(_read(source, folder, source.split, report), source)
+        if not train:
+            raise DataError(f"{source.path} has no records in its split {source.split}.")
+        if source.dev_share:
+            dev = [group for group in train if _chosen(group.image, source.dev_share)]
+            train = [group for group in train if not _chosen(group.image, source.dev_share)]
+        else:
+            dev = []
+            if source.dev is not None:
+                dev = group_by_image(_read(source, folder, source.dev, report), source)
+        data.train.append(train)
+        data.dev.append(dev)
+        data.reports.append(report)
+    learnt = {group.image.key for group in data.all_train}
+    for groups in data.dev:  # one source's dev image may be another's to learn from
+        groups[:] = [group for group in groups if group.image.key not in learnt]
+    _check_validation(recipe.validation.metric, data.all_dev)
+    captioned = sum(any(r.question is None for r in g.records) for g in data.all_train)
+    if recipe.objective == "scst" and captioned < 2:
+        raise RecipeError("objective scst needs captions of two training images or more")
+    return data
+
+
+def _check_validation(metric: str, dev: Sequence[Group]) -> None:
+    """Raise RecipeError when there is nothing to measure the metric on."""
+    if metric != "last" and not dev:
+        raise RecipeError(
+            f"validation.metric {metric} needs dev images and no source has any; give one a dev_share, or set "
+            "validation.metric=last"
+        )
+    asked = [record.question is not None for group in dev for record in group.records]
+    if metric == "accuracy" and not any(asked):
+        raise RecipeError("validation.metric accuracy needs questions among the dev images")
+    if metric == "CIDEr" and len(asked) - sum(asked) < 2:
+        raise RecipeError("validation.metric CIDEr needs captions of two dev images or more")
+
+
+def _read(source: Source, folder: Path, split: str, report: Report) -> Iterator[Record]:
+    path = source.path.replace("{data}", str(folder))
+    images = None if source.images is None else source.images.replace("{data}", str(folder))
+    return read(path, source.format, split, images, report, **source.options)
+
+
+def group_by_image(records: Iterable[Record], source: Source) -> list[Group]:
+    """The records of each image together, in the order in which the images first appear."""
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        if record.texts:  # a test server's secret answers teach nothing
+            grouped.setdefault(record.image.key, []).append(record)
+    return [Group(rs[0].image, tuple(rs), source) for rs in grouped.values()]
+
+
+def drop_unreadable(data: Data, unreadable: dict[str, str]) -> None:
+    """Take the images out that cannot be read, `unreadable` from key to reason, and report them."""
+    for train, dev, report in zip(data.train, data.dev, data.reports):
+        for group in (*train, *dev):
+            if group.image.key in unreadable:
+                report.skip(Broken(str(group.image), unreadable[group.image.key]))
+        for groups in (train, dev):
+            groups[:] = [group for group in groups if group.image.key not in unreadable]
+        report.check()
+
+
+def texts_of(groups: Sequence[Group]) -> Iterator[str]:
+    """All questions, captions and answers of some images."""
+    return (text for group in groups for text in group.texts)
+
+
+def _chosen(image: ImageRef, share: float) -> bool:
+    """Whether an image belongs to the dev share: by its name alone, so that it does wherever the folder lies."""
+    return int(hashlib.sha256(_name(image).encode()).hexdigest()[:8], 16) < share * 2**32
+
+
+def _name(image: ImageRef) -> str:
+    return image.member or (image.key if image.data is not None else Path(image.path).name)

@@ -1,0 +1,1 @@
+"""Captions of many images: folders, shards and clusters."""

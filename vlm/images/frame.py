@@ -1,0 +1,111 @@
+"""The one owner of resize and crop, so the only one that places a heatmap on a photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How the model's input lies on the original, upright image.
+
+    The model saw the box `(left, top, right, bottom)` of an image of `width` x `height` pixels, resized to its
+    input size. Patch coordinates are `(row, column)` on a grid `(h, w)` that divides the box evenly.
+    """
+
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+    def patch_box(
+        self, row: int, column: int, grid: tuple[int, int]
+    ) -> tuple[float, float, float, float]:
+        """The patch's `(left, top, right, bottom)` in pixels of the original image."""
+        left, top, right, bottom = self.box
+        patch_height, patch_width = (bottom - top) / grid[0], (right - left) / grid[1]
+        return (
+            left + column * patch_width,
+            top + row * patch_height,
+            left + (column + 1) * patch_width,
+            top + (row + 1) * patch_height,
+        )
+
+    def patch_at(self, x: float, y: float, grid: tuple[int, int]) -> tuple[int, int] | None:
+        """The `(row, column)` of the patch that covers pixel `(x, y)`; None where the model did not look."""
+        left, top, right, bottom = self.box
+        if not (left <= x < right and top <= y < bottom):
+            return None
+        row = int((y - top) / (bottom - top) * grid[0])
+        column = int((x - left) / (right - left) * grid[1])
+        # Rounding can carry the last of a pixel over the edge.
+        return min(row, grid[0] - 1), min(column, grid[1] - 1)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From an image to the model's pixels: size, fit, interpolation, mean and deviation, as the encoder was trained.
+
+    `fit` is "squash" (the whole image, aspect ratio not kept) or "crop" (the largest box of the input's shape in the
+    middle, rounded to pixels as torchvision's Resize and CenterCrop do). `size` is `(height, width)`; `mean` and `std`
+    are for values in 0..1.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: Literal["squash", "crop"] = "squash"
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.fit not in ("squash", "crop"):
+            raise ValueError(f"fit must be squash or crop, not {self.fit!r}")
+        if self.interpolation not in ("bilinear", "bicubic", "lanczos"):
+            raise ValueError(f"unknown interpolation {self.interpolation!r}")
+        if min(self.size) < 1:
+            raise ValueError(f"image size must be positive, not {self.size}")
+
+    def frame(self, width: int, height: int) -> Frame:
+        """Where the model's input lies on an image of that size."""
+        if self.fit == "squash":
+            return Frame(width, height, (0.0, 0.0, float(width), float(height)))
+        # As torchvision rounds: the resized image has whole pixels, and so has what is left out of it.
+        input_height, input_width = self.size
+        if width * input_height <= height * input_width:
+            resized_width, resized_height = input_width, int(input_width * height / width)
+        else:
+            resized_width, resized_height = int(input_height * width / height), input_height
+        left = round((resized_width - input_width) / 2)
+        top = round((resized_height - input_height) / 2)
+        box = (
+            left * width / resized_width,
+            top * height / resized_height,
+            (left + input_width) * width / resized_width,
+            (top + input_height) * height / resized_height,
+        )
+        return Frame(width, height, box)
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """What the model sees of `image` (RGB, upright), in the input's size; of its own result, an equal picture."""
+        height, width = self.size
+        resampling = Image.Resampling[self.interpolation.upper()]
+        box = self.frame(image.width, image.height).box
+        return image.resize((width, height), resampling, box=box)
+
+    def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Frame]:
+        """Pixels `(3, H, W)`, float32 and normalised, and the Frame that places them on `image` (RGB, upright)."""
+        import torch
+
+        # A copy, because torch cannot hold PIL's read-only buffer.
+        resized = np.array(self.resized(image), dtype=np.uint8)
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)  # (3, H, W)
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        std = torch.tensor(self.std).view(3, 1, 1)
+        pixels = (pixels.float().div_(255) - mean) / std
+        return pixels, self.frame(image.width, image.height)

@@ -1,0 +1,1 @@
+"""Encoder, memory and decoder: what is computed, written once and plainly."""

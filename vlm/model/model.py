@@ -1,0 +1,126 @@
+"""Encoder, adapter and decoder as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from vlm.model.attention import Attention
+from vlm.model.config import ConfigError, ModelConfig
+from vlm.model.decoder import Decoder, Projected
+from vlm.model.memory import Memory, Segment, grid_positions, image_memory
+from vlm.model.vision import VisionEncoder
+
+IGNORE_INDEX = -100
+
+
+class Adapter(nn.Module):
+    """Features `(B, N, vision width)` to memory tokens `(B, N, memory width)`; "grid" tells each patch its place."""
+
+    def __init__(self, kind: str, vision_width: int, memory_width: int) -> None:
+        super().__init__()
+        if kind == "none" and vision_width != memory_width:
+            raise ConfigError(
+                f"adapter.kind none leaves {vision_width} channels, not decoder.memory_width {memory_width}"
+            )
+        self.kind = kind
+        self.norm = nn.LayerNorm(vision_width) if kind == "grid" else nn.Identity()
+        self.project = nn.Identity() if kind == "none" else nn.Linear(vision_width, memory_width)
+
+    def forward(self, features: Tensor, grid: tuple[int, int]) -> Memory:
+        tokens = self.project(self.norm(features))
+        if self.kind == "grid":
+            tokens = tokens + grid_positions(grid, tokens.shape[-1], tokens.device)
+        return image_memory(tokens, grid)
+
+
+class Pooler(nn.Module):
+    """Features `(B, N, vision width)` to as many memory tokens as there are queries, `(B, Q, memory width)`.
+
+    Each learned query attends to the features; the memory's `lift` is what it attends to (CoCa, Yu et al. 2022).
+    """
+
+    def __init__(self, queries: int, heads: int, vision_width: int, memory_width: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, memory_width))
+        self.attention = Attention(memory_width, heads, vision_width)
+        self.norm = nn.LayerNorm(memory_width)
+
+    def forward(self, features: Tensor, grid: tuple[int, int]) -> Memory:
+        queries = self.queries.expand(len(features), -1, -1)
+        key_value = self.attention.project(features)
+        pooled, attention = self.attention(queries, key_value, explicit=True)
+        assert attention is not None
+        prefix = features.shape[1] - grid[0] * grid[1]
+        lift = attention.mean(dim=1)[..., prefix:]  # (B, Q, h * w)
+        return Memory(self.norm(pooled), (Segment("image", 0, len(self.queries), grid),), lift=lift)
+
+
+class VisionLanguageModel(nn.Module):
+    """A picture and a prompt to the words that continue the prompt.
+
+    Without `initialise` the text layers' weights are left on the meta device, for `load_state_dict(assign=True)`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, pretrained_vision: bool = False, initialise: bool = True
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionEncoder(config.vision, pretrained=pretrained_vision)
+        memory_width = (config.reader or config.decoder).memory_width
+        self.adapter: Adapter | Pooler
+        if config.adapter.kind == "pool":
+            queries, heads = config.adapter.queries, config.adapter.heads
+            self.adapter = Pooler(queries, heads, self.vision.width, memory_width)
+        else:
+            self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
+        with nullcontext() if initialise else torch.device("meta"):
+            self.reader = None if config.reader is None else Decoder(config.reader)
+            self.decoder = Decoder(config.decoder)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
+
+    def encode(self, pixels: Tensor) -> Memory:
+        """The memory of pixels `(B, 3, H, W)`."""
+        return self.remember(*self.vision(pixels))
+
+    def remember(self, patches: Tensor, grid: tuple[int, int]) -> Memory:
+        """The memory of patch features `(B, N, D)` that the encoder gave earlier."""
+        return self.adapter(patches, grid)
+
+    def project(self, memory: Memory) -> Projected:
+        """An image's keys and values for what attends to it: the reader, where there is one, or the decoder."""
+        return (self.decoder if self.reader is None else self.reader).project(memory)
+
+    def read(
+        self,
+        projected: Projected,
+        questions: Sequence[Sequence[int]],
+        image: Memory | None = None,
+    ) -> Memory:
+        """What the reader makes of the ids of questions, `(R, T, D)`, for the decoder to attend to.
+
+        `R` is a multiple of the projection's batch; shorter questions are padded in front, and the padding masked.
+        With the `image`'s own memory, `lift` says how each question token drew on the patches: the mean of the
+        reader's cross-attention. Raises ValueError when the model has no reader.
+        """
+        if self.reader is None:
+            raise ValueError("this model has no reader; a question is a prompt of its decoder")
+        length = max(map(len, questions))
+        padded = [[0] * (length - len(ids)) + list(ids) for ids in questions]
+        sizes = torch.tensor([[len(ids)] for ids in questions], device=self.device)
+        valid = torch.arange(length, device=self.device) >= length - sizes  # (R, T)
+        ids = torch.tensor(padded, device=self.device)
+        decoded = self.reader(ids, projected, valid=valid, explicit=image is not None)
+        if image is None:
+            return Memory(decoded.hidden, (Segment("question", 0, length),), valid)
+        attention = torch.stack(decoded.cross_attention).mean(dim=(0, 2))  # (R, T, S)
+        segment = Segment("question", 0, length, image.image.grid)
+        lift = image.on_patches(attention).flatten(2)  # (R, T, P)
+        return Memory(decoded.hidden, (segment,), valid, lift)
