@@ -22,6 +22,7 @@ from vlm.bulk.dataset import Job, PartWriter, Settings, ahead, cut, finished_uni
 from vlm.bulk.shards import Format
 from vlm.captioner import load
 from vlm.cli import app
+from vlm.errors import how_to_install
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -261,7 +262,7 @@ def test_without_ray_it_says_what_to_install(command, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = command(write_photos(tmp_path / "photos", 1), tmp_path / "out")
     assert result.exit_code == 2
-    assert result.stderr == "error: this needs ray; run: pip install 'vlm[ray]'\n"
+    assert result.stderr == f"error: this needs ray; {how_to_install('ray')}\n"
 
 
 def test_parts_that_are_left_give_exit_code_1(command, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from app import main
 from benchmarks import coca, peers
 from vlm.captioner import Captioner
 from vlm.cli import app
+from vlm.errors import how_to_install
 from vlm.model.vision import VisionEncoder, folded
 from vlm.runtimes.openvino import BackendError, Compiled, CompiledVision, compile_model, quantise
 from vlm.weights.store import load_checkpoint
@@ -220,4 +221,4 @@ def test_it_is_refused_where_it_is_not_to_be_had(tiny_checkpoint, tmp_path, monk
         options = ["--model", str(tiny_checkpoint), "--openvino"]
         result = CliRunner().invoke(command, [*arguments, *options])
         assert result.exit_code == 2
-        assert "pip install 'vlm[openvino]'" in result.output
+        assert how_to_install("openvino") in result.output

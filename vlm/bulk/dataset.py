@@ -30,6 +30,7 @@ from vlm.bulk.shards import (
     open_filesystem,
     read_unit,
 )
+from vlm.errors import how_to_install
 
 # `vlm --help` imports this and must come at once: what is heavy is imported inside the functions.
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def caption_dataset(
     """
     missing = [name for name in ("ray", "fsspec", "pandas", "pyarrow") if not find_spec(name)]
     if missing:
-        raise DatasetError(f"this needs {', '.join(missing)}; run: pip install 'vlm[ray]'")
+        raise DatasetError(f"this needs {', '.join(missing)}; {how_to_install('ray')}")
     filesystem, inside = open_filesystem(out)
     out = full_path(filesystem, inside)
     chosen, files = find_files(source, format, out)

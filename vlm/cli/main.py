@@ -1,7 +1,6 @@
 """The command line: `vlm caption`, `vlm ask`, `vlm explain`, `vlm models` and more.
 
-Results go to stdout and everything else to stderr. The exit code is 0 when all went well, 1 when an image could not be
-read, and 2 when the request was wrong or the output could not be written.
+Results go to stdout and everything else to stderr; the exit codes are those of `vlm.cli.failures`.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +25,7 @@ from vlm import __version__
 from vlm.answers import answer_line, answer_record, caption_record
 from vlm.cli.arguments import Int8, Model, OpenVino
 from vlm.cli.caption_dataset import caption_dataset
+from vlm.cli.failures import clear_errors, fail
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,40 +44,6 @@ app = typer.Typer(
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What the user can put right becomes one sentence and an exit code; a defect of ours keeps its traceback."""
-    from vlm.images import ImageError
-
-    try:
-        yield
-    except ImageError as error:
-        _fail(str(error), 1)
-    except ValueError as error:
-        from vlm.bulk.shards import DatasetError
-        from vlm.captioner import QuestionError
-        from vlm.options import OptionError
-        from vlm.runtimes.openvino import BackendError
-        from vlm.weights.store import CheckpointError
-
-        known = QuestionError | OptionError | CheckpointError | BackendError | DatasetError
-        if not isinstance(error, known):
-            raise
-        _fail(str(error))
-    except BrokenPipeError:  # the reader has seen enough, as in `vlm caption photos | head`
-        raise
-    except OSError as error:
-        place = error.filename or "cannot write the output"
-        _fail(f"{place}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    typer.secho(f"error: {message}", err=True, fg="red")
-    raise typer.Exit(code) from None
 
 
 def _version(wanted: bool) -> None:
@@ -100,7 +66,7 @@ def main(
 
 
 @app.command()
-@_clear_errors()
+@clear_errors()
 def caption(
     images: Annotated[
         list[str],
@@ -134,12 +100,12 @@ def caption(
     A photo that cannot be read does not stop the others: it is named at the end, and the exit code is 1.
     """
     if overwrite and not write_txt:
-        _fail("--overwrite goes with --write-txt")
+        fail("--overwrite goes with --write-txt")
     from vlm.images.files import find_images
 
     files, problems = find_images(images)
     if not files:
-        _fail("; ".join(problems))
+        fail("; ".join(problems))
     if write_txt:
         files = _without_text(files, overwrite, problems)
     try:
@@ -164,7 +130,7 @@ def caption(
 
 
 @app.command()
-@_clear_errors()
+@clear_errors()
 def ask(
     image: Picture,
     questions: Annotated[
@@ -185,7 +151,7 @@ def ask(
 
 
 @app.command()
-@_clear_errors()
+@clear_errors()
 def explain(
     image: Picture,
     question: Annotated[
@@ -212,9 +178,9 @@ def explain(
 ) -> None:
     """Show where the model looked for each word: a picture of all words (--out), their maps (--json), or both."""
     if out is None and not as_json:
-        _fail("give --out FILE.png for a picture, --json for the maps, or both")
+        fail("give --out FILE.png for a picture, --json for the maps, or both")
     if out is not None and out.suffix.lower() != ".png":
-        _fail(f"--out must name a .png file, not {out.name!r}")
+        fail(f"--out must name a .png file, not {out.name!r}")
     picture = _read(image)
     encoded = _load(model, openvino, int8).encode(picture)
     if text is not None:
@@ -226,7 +192,7 @@ def explain(
     try:
         maps = answer.maps(layer, head)
     except ValueError as error:  # no such layer or head
-        _fail(str(error))
+        fail(str(error))
     if out is not None:
         from vlm.explain.overlay import sheet
 
@@ -242,7 +208,7 @@ def explain(
 
 
 @app.command()
-@_clear_errors()
+@clear_errors()
 def models(as_json: AsJson = False) -> None:
     """List the models on this machine: bundled ones, and those in the hub's cache that can be loaded."""
     from vlm.weights.hub import available
@@ -263,7 +229,7 @@ def models(as_json: AsJson = False) -> None:
 
 
 @app.command()
-@_clear_errors()
+@clear_errors()
 def convert(
     source: Annotated[
         str, typer.Argument(help="A folder or a hub id, e.g. Salesforce/blip-vqa-base.")
@@ -275,12 +241,12 @@ def convert(
     from vlm.weights.hub import find
 
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        _fail(f"{out} is not empty; give a folder that is new")
+        fail(f"{out} is not empty; give a folder that is new")
     convert(find(source), out)
     typer.echo(f"{out} is written; use it with --model {out}", err=True)
 
 
-app.command()(_clear_errors()(caption_dataset))
+app.command()(clear_errors()(caption_dataset))
 
 # Commands of what this package does not import, such as training's `vlm evaluate`.
 for command in entry_points(group="vlm.commands"):
@@ -342,7 +308,7 @@ def _read(image: Path) -> Image.Image:
     from vlm.images import load_image
 
     if not os.path.exists(image):
-        _fail(f"{image}: no such file")
+        fail(f"{image}: no such file")
     return load_image(image)
 
 

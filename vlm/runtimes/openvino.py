@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlm.errors import UserError
+from vlm.errors import UserError, how_to_install
 from vlm.model.decoder import Cache, Decoded, Decoder, Projected
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
@@ -36,9 +36,7 @@ def compile_model(model: VisionLanguageModel, int8: bool = False) -> None:
         import openvino  # noqa: F401
         import threadpoolctl  # noqa: F401
     except ImportError:
-        raise BackendError(
-            "OpenVINO is not installed; install vlm with the extra: pip install 'vlm[openvino]'"
-        ) from None
+        raise BackendError(f"OpenVINO is not installed; {how_to_install('openvino')}") from None
     with torch.no_grad():
         model.vision = CompiledVision(model.vision, int8)
         model.decoder = CompiledDecoder(model.decoder, int8)
