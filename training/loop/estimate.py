@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,8 +114,8 @@ def memory_table(model: nn.Module, optimiser: torch.optim.Optimizer, activations
     return table
 
 
-def _size(tensors: object) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)  # type: ignore[attr-defined]
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class _Saved(saved_tensors_hooks):

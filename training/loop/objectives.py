@@ -119,7 +119,7 @@ class SelfCritic:
         for image, texts, weights in zip(images, samples, (rewards - baseline).tolist()):
             rows[image] = [Example(prompt, text, weight) for text, weight in zip(texts, weights)]
         sampled = tuple(c.to(device) for c in collate(rows, self.tokenizer.pad, limit))
-        asked = tuple(rows for chunk in batch.chunks if len((rows := self._asked(chunk)).ids))
+        asked = tuple(chunk for chunk in map(self._asked, batch.chunks) if len(chunk.ids))
         return replace(batch, chunks=sampled + asked), rewards.flatten().tolist()
 
     def _write(

@@ -39,7 +39,7 @@ def make_optimiser(model: VisionLanguageModel, options: Optimiser) -> torch.opti
         else:
             own = param_groups_weight_decay(part, options.weight_decay, True, ["*embedding*"])
         groups += [{**group, "lr": rate} for group in own]
-    extra = {} if options.betas is None else {"betas": options.betas}
+    extra: dict[str, Any] = {} if options.betas is None else {"betas": options.betas}
     return create_optimizer_v2(groups, opt=options.name, lr=groups[0]["lr"], **extra)
 
 

@@ -160,8 +160,9 @@ def main(
     try:
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}")
-        recipe = load_recipe(folder / "recipe.yaml") if data else None
-        dev = [] if recipe is None or recipe.blind else read_data(recipe, data).all_dev
+        dev: list[Group] = []
+        if data is not None and not (recipe := load_recipe(folder / "recipe.yaml")).blind:
+            dev = read_data(recipe, data).all_dev
     except (DataError, RecipeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -115,7 +115,8 @@ class Optimiser:
     def __post_init__(self) -> None:
         from timm.optim import get_optimizer_info, list_optimizers
 
-        if self.name not in (known := list_optimizers()):
+        known = [str(name) for name in list_optimizers()]
+        if self.name not in known:
             close = difflib.get_close_matches(self.name, known, n=3)
             _check(False, "name", f"an optimiser of timm, such as {', '.join(close)}", self.name)
         _check(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]", self.layer_decay)
