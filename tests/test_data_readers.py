@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from training.data.readers import READERS, detect_format, read
+from training.data.detect import detect_format
+from training.data.readers import READERS, read
 from training.data.records import DataError, Record
 from training.data.report import Report
 
@@ -39,6 +40,15 @@ FIXTURES = Path(__file__).parent / "fixtures"
         ("blip/coco_karpathy_train.json", "blip"),
         ("blip/vqa_train.json", "blip"),
         ("llava/train.json", "llava"),
+        ("cocoqa", "cocoqa"),
+        ("okvqa", "okvqa"),
+        ("okvqa/train.json", "okvqa"),
+        ("aokvqa", "aokvqa"),
+        ("aokvqa/aokvqa_v1p0_test.json", "aokvqa"),
+        ("vsr", "vsr"),
+        ("vsr/train.jsonl", "vsr"),
+        ("hl", "hl"),
+        ("hl/train.jsonl", "hl"),
         ("imagefolder", "imagefolder"),
         ("imagefolder_csv", "imagefolder"),
         ("kohya", "kohya"),

@@ -8,8 +8,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from vlm.images import EXTENSIONS, ImageError
+from vlm.images import ImageError
 
+from .detect import detect_format
 from .readers_captions import (
     read_coco,
     read_flickr8k,
@@ -18,6 +19,7 @@ from .readers_captions import (
     read_karpathy,
     read_textcaps,
 )
+from .readers_coco import read_aokvqa, read_cocoqa, read_hl, read_okvqa, read_vsr
 from .readers_datasets import read_datasets
 from .readers_folders import read_imagefolder, read_kohya
 from .readers_json import read_blip, read_llava
@@ -46,6 +48,11 @@ READERS: dict[str, Reader] = {
     "gqa": read_gqa,
     "vizwiz": read_vizwiz,
     "easy_vqa": read_easy_vqa,
+    "cocoqa": read_cocoqa,
+    "okvqa": read_okvqa,
+    "aokvqa": read_aokvqa,
+    "vsr": read_vsr,
+    "hl": read_hl,
     "blip": read_blip,
     "llava": read_llava,
     "webdataset": read_webdataset,
@@ -53,37 +60,6 @@ READERS: dict[str, Reader] = {
     "datasets": read_datasets,
     "kohya": read_kohya,
 }
-
-# Files that give a format away, tried in this order: the more telling ones come first.
-TELLING_FILES = {
-    "flickr8k": ("Flickr8k.token.txt",),
-    "kaggle": ("captions.txt",),
-    "flickr30k": ("results.csv", "*/results.csv"),
-    "daquar": ("all_qa_pairs.txt",),
-    "easy_vqa": ("train/questions.json",),
-    "textcaps": ("TextCaps_*.json",),
-    "gqa": ("*_balanced_questions.json", "*/*_balanced_questions.json"),
-    "vqa_v2": ("*OpenEnded_mscoco_*_questions.json",),
-    "coco": ("captions_*20*.json", "annotations/captions_*20*.json"),
-    "webdataset": ("*.tar", "*/*.tar"),
-    "imagefolder": ("metadata.*", "*/metadata.*"),
-    "datasets": ("dataset_dict.json", "state.json", "*.parquet", "data/*.parquet"),
-    "karpathy": ("dataset_*.json",),
-    "vizwiz": ("Annotations/train.json", "Annotations/val.json", "annotations/val.json"),
-}
-
-# Keys at the start of a JSON file that give a format away, tried in this order.
-TELLING_KEYS = (
-    ("llava", ("conversations",)),
-    ("gqa", ("imageId", "question")),
-    ("vizwiz", ("image", "question", "answer_confidence")),
-    ("textcaps", ("caption_str",)),
-    ("karpathy", ("sentids",)),
-    ("vqa_v2", ("questions", "question_id")),
-    ("coco", ("images", "file_name")),
-    ("blip", ("image", "caption")),
-    ("blip", ("image", "question")),
-)
 
 
 def read(
@@ -122,26 +98,3 @@ def _of_shape(records: Iterator[Record], path: str | Path, format: str) -> Itera
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, csv.Error) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
         raise DataError(f"{path} has not the shape of the format {format}: {reason}.") from error
-
-
-def detect_format(path: str | Path) -> str:
-    """Return the name of the format that lies at `path`. Raises DataError if none is recognised."""
-    path = Path(path)
-    if str(path) in ("easy_vqa", "easy-vqa"):
-        return "easy_vqa"
-    if not path.exists():
-        raise DataError(f"There is no file or folder {path}; a hub's name needs format datasets.")
-    for format, patterns in TELLING_FILES.items():
-        for pattern in patterns:
-            if path.match(pattern) if path.is_file() else any(path.glob(pattern)):
-                return format
-    if path.is_file() and path.suffix in (".json", ".jsonl"):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            start = file.read(1 << 16)
-        for format, keys in TELLING_KEYS:
-            if all(f'"{key}"' in start for key in keys):
-                return format
-    images = (file for file in path.rglob("[!.]*") if file.suffix.lower() in EXTENSIONS)
-    if any(image.with_suffix(".txt").is_file() for image in images):
-        return "kohya"
-    raise DataError(f"The format of {path} is not recognised; name the format.")

@@ -40,7 +40,8 @@ def read_coco(
     """COCO captions JSON: `images` with `file_name`, and `annotations` with `caption`.
 
     `path` is the file, which is then read whole whatever `split` says, or the folder of
-    `captions_{split}2014.json` or `captions_{split}2017.json` (or of its `annotations` folder).
+    `captions_{split}2014.json`, `captions_{split}2017.json` or `captions_{split}.json` (or of its
+    `annotations` folder). PASCAL Sentences circulates in the same form.
     Images without a caption are left out. The id is the image id.
     Source: Chen et al., arXiv 1504.00325; https://cocodataset.org/#format-data.
     """

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .coco_images import find_coco_images
 from .layout import (
     existing,
     find_images,
@@ -31,15 +32,16 @@ def read_vqa_v2(
 ) -> Iterator[Record]:
     """VQA v2 (also v1 and OK-VQA): the official questions file and its annotations file.
 
-    `path` is the folder of both files, or the questions file. `questions` and `annotations` name
-    the files outright; questions alone are read without answers. A record has the ten human
-    answers in the order of the file, or none where they are secret (test, test-dev). Its kind is
-    the answer type (yes/no, number, other) and its id the question id.
+    `path` is the folder of both files (or of their folder `annotations`), or the questions file.
+    `questions` and `annotations` name the files outright; questions alone are read without
+    answers. A record has the ten human answers in the order of the file, or none where they are
+    secret (test, test-dev). Its kind is the answer type (yes/no, number, other) and its id the
+    question id.
     Source: Goyal et al., CVPR 2017; https://visualqa.org/download.html.
     """
     if questions is None:
         pattern = r"(?:v2_)?OpenEnded_mscoco_([a-z-]+)(?:20\d\d)?_questions\.json"
-        file = split_file(path, [], pattern, split)
+        file = split_file(path, ["annotations"], pattern, split)
         name = file.name.replace("OpenEnded_", "").replace("questions", "annotations")
         paired = file.with_name(name)
         if annotations is None and ("_test" not in name or paired.exists()):
@@ -52,17 +54,16 @@ def read_vqa_v2(
     if annotations is not None:
         answers_of = read_json(Path(annotations))["annotations"]
         answered = {row["question_id"]: row for row in answers_of}
+    photos = find_coco_images(file, images)
     # The questions of test-dev are about the images of test.
     subset = asked["data_subtype"].replace("test-dev", "test")
-    folder = find_images(file.parent, images, ["images", subset])
-    image_name = _coco_image_name(folder, subset, rows)
 
     def parse(row: dict[str, Any]) -> Iterator[Record]:
         answer: dict[str, Any] = {"answers": ()}
         if answered is not None:
             answer = answered[row["question_id"]]
         yield Record(
-            image=ImageRef(str(folder / image_name.format(row["image_id"]))),
+            image=photos.ref(row["image_id"], f"COCO_{subset}_{row['image_id']:012d}.jpg"),
             texts=tuple(given["answer"] for given in answer["answers"]),
             question=row["question"],
             id=str(row["question_id"]),
@@ -71,15 +72,6 @@ def read_vqa_v2(
         )
 
     yield from parse_rows(rows, parse, file, report)
-
-
-def _coco_image_name(folder: Path, subset: str, rows: list[dict[str, Any]]) -> str:
-    """The format of image names: as of COCO 2014, the same in a subfolder, or as of COCO 2017."""
-    name = f"COCO_{subset}_{{:012d}}.jpg"
-    names = [name, f"{subset}/{name}", "{:012d}.jpg"]
-    if not rows:
-        return name
-    return names[existing(folder, [name.format(rows[0]["image_id"]) for name in names])]
 
 
 def read_daquar(
