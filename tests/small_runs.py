@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw
 
-from training.recipe.recipe import Recipe, build
+from training.recipe.recipe import Recipe, RecipeError
+from vlm.typed import build
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square")
@@ -54,7 +55,7 @@ def values(photos: Path | str = "{data}", **changes: Any) -> dict[str, Any]:
 
 
 def small_recipe(photos: Path | str = "{data}", **changes: Any) -> Recipe:
-    return build(Recipe, values(photos, **changes), "")
+    return build(Recipe, values(photos, **changes), RecipeError, "a recipe")
 
 
 def write_recipe(path: Path, photos: Path | str = "{data}", **changes: Any) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from small_runs import small_recipe, values, write_recipe
 
-from training.recipe.recipe import Recipe, RecipeError, build, load_recipe
+from training.recipe.recipe import RecipeError, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "training" / "recipes").glob("*.yaml"))
 
@@ -55,7 +55,7 @@ def test_overrides_reach_into_mappings_lists_and_what_was_left_out(tmp_path: Pat
         ({"epochs": True}, "epochs must be a whole number, not True"),
         ({"epochs": 0}, "epochs must be positive, not 0"),
         ({"dropout": "much"}, "dropout must be a number"),
-        ({"dropout": 1}, r"dropout must be in \[0, 1\), not 1.0"),
+        ({"dropout": 1}, r"dropout must be in \[0, 1\), not 1"),
         ({"blind": "yes please"}, "blind must be true or false"),
         ({"sources": []}, "sources must be at least one source"),
         ({"sources": {}}, "sources must be a list"),
@@ -118,6 +118,8 @@ def test_patches_are_cached_only_where_an_image_always_gives_the_same() -> None:
     assert not small_recipe(blind=True).caches_patches
 
 
-def test_scientific_notation_without_a_point_is_a_number() -> None:
+def test_scientific_notation_without_a_point_is_a_number(tmp_path: Path) -> None:
     text = yaml.safe_dump(values()).replace("0.003", "3e-3")
-    assert build(Recipe, yaml.safe_load(text), "") == small_recipe()
+    (tmp_path / "r.yaml").write_text(text)
+    assert load_recipe(tmp_path / "r.yaml") == small_recipe()
+    assert load_recipe(tmp_path / "r.yaml", ["dropout=1E-1"]).dropout == 0.1

@@ -21,7 +21,7 @@ from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import folded
-from vlm.options import Options
+from vlm.options import Options, choose
 from vlm.runtimes.openvino import BackendError, compile_model
 from vlm.runtimes.packed import can_pack, pack
 from vlm.tokenizer import Tokenizer
@@ -126,7 +126,7 @@ class EncodedImage:
 
     def caption(self, **options: Any) -> Answer:
         """Caption the image; `options` are those of `vlm.Options`, three beams by default."""
-        return self.captioner.write([self], None, _options(CAPTION, options))[0]
+        return self.captioner.write([self], None, choose(CAPTION, options))[0]
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer a question. Raises QuestionError when it is empty or too long."""
@@ -141,7 +141,7 @@ class EncodedImage:
             raise QuestionError("a question must be a text")
         if not questions:
             return []
-        return self.captioner.write([self], questions, _options(ANSWER, options))
+        return self.captioner.write([self], questions, choose(ANSWER, options))
 
     def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:
         """Yield the words of a greedy (or sampled) caption or answer as soon as each is complete.
@@ -149,7 +149,7 @@ class EncodedImage:
         `options` are those of `vlm.Options`, without the task's beams. Raises ValueError for several beams or
         candidates.
         """
-        chosen = _options(CAPTION if question is None else ANSWER, {"beams": 1, **options})
+        chosen = choose(CAPTION if question is None else ANSWER, {"beams": 1, **options})
         if chosen.beams > 1:
             raise ValueError("beams may change words that were shown; stream with beams=1")
         if chosen.candidates > 1:
@@ -221,7 +221,7 @@ class Captioner:
             raise ImageError(
                 "give a list of images; for a single one there is encode(image).caption()"
             )
-        chosen = _options(CAPTION, options)
+        chosen = choose(CAPTION, options)
         sources = list(sources)
         answers: list[Answer] = []
         for start in range(0, len(sources), BATCH):
@@ -374,20 +374,6 @@ def load(
     elif device == "cpu" and can_pack():
         pack(model)
     return Captioner(model.to(device), tokenizer)
-
-
-def _options(defaults: Options, given: dict[str, Any]) -> Options:
-    """Options over a task's defaults: sampling needs no beams, and candidates need as many."""
-    values = {**vars(defaults), **given}
-    if values["sample"] and "beams" not in given:
-        values["beams"] = 1
-    if "candidates" in given and "beams" not in given and not values["sample"]:
-        values["beams"] = max(values["beams"], values["candidates"])
-    if "beams" in given and "candidates" not in given:
-        values["candidates"] = min(values["candidates"], values["beams"])
-    if values["sample"] and "candidates" not in given:
-        values["candidates"] = 1
-    return Options(**values)
 
 
 def _words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> list[Word]:

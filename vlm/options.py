@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from typing import Annotated, Any
 
-from vlm.errors import UserError
+from vlm.typed import Count, FieldError, Limit, Natural, Positive, check_fields, fit_fields
+
+_LENGTH_PENALTY = Limit("in [-100, 100]", lambda value: -100 <= value <= 100)
+_TEMPERATURE = Limit("finite and at least 1e-6", lambda value: 1e-6 <= value < math.inf)
+_TOP_P = Limit("in (0, 1]", lambda value: 0 < value <= 1)
 
 
-class OptionError(UserError):
-    """A generation option with an impossible value; the message names it."""
+class OptionError(FieldError):
+    """A generation option that there is not, or with an impossible value; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -25,48 +30,25 @@ class Options:
     al. 2019).
     """
 
-    beams: int = 1
-    candidates: int = 1
-    max_tokens: int = 32
-    min_tokens: int = 0
-    length_penalty: float = 1.0
+    beams: Count = 1
+    candidates: Count = 1
+    max_tokens: Count = 32
+    min_tokens: Natural = 0
+    length_penalty: Annotated[float, _LENGTH_PENALTY] = 1.0
     sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
+    temperature: Annotated[float, _TEMPERATURE] = 1.0
+    top_k: Natural = 0
+    top_p: Annotated[float, _TOP_P] = 1.0
+    repetition_penalty: Positive = 1.0
+    no_repeat_ngram: Natural = 0
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        counts = ("beams", "candidates", "max_tokens", "min_tokens", "top_k", "no_repeat_ngram")
-        for name in counts:
-            if not isinstance(getattr(self, name), Integral):
-                raise OptionError(f"{name} must be a whole number, not {getattr(self, name)!r}")
-        for name in ("length_penalty", "temperature", "top_p", "repetition_penalty"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not math.isfinite(value):
-                raise OptionError(f"{name} must be a number, not {value!r}")
-        if self.seed is not None and not isinstance(self.seed, Integral):
-            raise OptionError(f"seed must be a whole number, not {self.seed!r}")
-        if abs(self.length_penalty) > 100:
-            raise OptionError(f"length_penalty must be in [-100, 100], not {self.length_penalty}")
-        for name in ("beams", "candidates", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("min_tokens", "top_k", "no_repeat_ngram"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"{name} must not be negative, not {getattr(self, name)}")
+        check_fields(self, OptionError)
         if self.min_tokens > self.max_tokens:
             raise OptionError(
                 f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"
             )
-        if self.temperature < 1e-6:
-            raise OptionError(f"temperature must be at least 1e-6, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise OptionError(f"top_p must be in (0, 1], not {self.top_p}")
-        if not self.repetition_penalty > 0:
-            raise OptionError(f"repetition_penalty must be positive, not {self.repetition_penalty}")
         if not self.sample and (self.temperature, self.top_k, self.top_p) != (1.0, 0, 1.0):
             raise OptionError("temperature, top_k and top_p are for sampling; set sample, too")
         if self.sample and self.beams > 1:
@@ -75,3 +57,24 @@ class Options:
             raise OptionError(
                 f"{self.candidates} candidates need as many beams, or sampling; beams is {self.beams}"
             )
+
+
+def choose(defaults: Options, given: Mapping[str, Any]) -> Options:
+    """What a caller gave over a task's defaults: sampling needs no beams, and candidates need as many.
+
+    Raises OptionError.
+    """
+    try:
+        given = fit_fields(Options, given)
+    except FieldError as misfit:
+        raise OptionError(str(misfit)) from None
+    values = {**vars(defaults), **given}
+    if values["sample"] and "beams" not in given:
+        values["beams"] = 1
+    if "candidates" in given and "beams" not in given and not values["sample"]:
+        values["beams"] = max(values["beams"], values["candidates"])
+    if "beams" in given and "candidates" not in given:
+        values["candidates"] = min(values["candidates"], values["beams"])
+    if values["sample"] and "candidates" not in given:
+        values["candidates"] = 1
+    return Options(**values)

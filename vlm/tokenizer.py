@@ -10,6 +10,8 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from vlm.typed import check_fields
+
 # A word, or one punctuation mark: "dog-sled's," is two.
 _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
@@ -29,6 +31,9 @@ class TextConfig:
     question: str = "<question>"
     answer: str = "<answer>"
     prompt: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import types
-import typing
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
-from vlm.errors import UserError
+from vlm.images.frame import Side
+from vlm.typed import (
+    Count,
+    FieldError,
+    Limit,
+    Natural,
+    NonNegative,
+    Positive,
+    Share,
+    build,
+    check_fields,
+)
+
+_ABOVE_ZERO = Limit("positive", lambda value: value > 0)  # maybe infinite: .inf switches it off
+_UP_TO_ONE = Limit("in (0, 1]", lambda value: 0 < value <= 1)
+_ANY_SHARE = Limit("in [0, 1]", lambda value: 0 <= value <= 1)
+_SEED = Limit("0 or more, and below 2**63", lambda value: 0 <= value < 2**63)
+_SOURCES = Limit("at least one source", lambda value: len(value) > 0)
 
 
-class RecipeError(UserError):
+class RecipeError(FieldError):
     """A recipe with an unknown key, a wrong type or an impossible value; the message names it."""
 
 
@@ -28,26 +43,25 @@ class Vision:
     """
 
     name: str
-    size: tuple[int, int]
+    size: tuple[Side, Side]
     weights: str = "timm"
 
     def __post_init__(self) -> None:
-        _check(min(self.size) > 0, "size", "positive", self.size)
+        check_fields(self, RecipeError)
 
 
 @dataclass(frozen=True)
 class Decoder:
     """The decoder's size and the size of the vocabulary that is learnt from the training texts."""
 
-    width: int = 256
-    depth: int = 4
-    heads: int = 8
-    max_length: int = 64
-    vocab_size: int = 4096
+    width: Count = 256
+    depth: Count = 4
+    heads: Count = 8
+    max_length: Count = 64
+    vocab_size: Count = 4096
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            _check(value > 0, name, "positive", value)
+        check_fields(self, RecipeError)
         _check(
             self.width % self.heads == 0, "width", f"a multiple of heads {self.heads}", self.width
         )
@@ -68,30 +82,27 @@ class Source:
     format: str | None = None
     split: str = "train"
     dev: str | None = "dev"
-    dev_share: float = 0.0
+    dev_share: Share = 0.0
     images: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    weight: float = 1.0
+    weight: Positive = 1.0
     mirror: bool = False
-    broken: float = 0.05
+    broken: Annotated[float, _ANY_SHARE] = 0.05
 
     def __post_init__(self) -> None:
-        _check(0 <= self.dev_share < 1, "dev_share", "in [0, 1)", self.dev_share)
-        _check(0 < self.weight < math.inf, "weight", "positive and finite", self.weight)
-        _check(0 <= self.broken <= 1, "broken", "in [0, 1]", self.broken)
+        check_fields(self, RecipeError)
 
 
 @dataclass(frozen=True)
 class LearningRates:
     """The peak learning rate of each part; 0 freezes it. A frozen encoder's patches are computed once."""
 
-    vision: float = 0.0
-    adapter: float = 6e-4
-    decoder: float = 6e-4
+    vision: NonNegative = 0.0
+    adapter: NonNegative = 6e-4
+    decoder: NonNegative = 6e-4
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            _check(value >= 0, name, "0 or more", value)
+        check_fields(self, RecipeError)
         _check(any(dataclasses.asdict(self).values()), "decoder", "positive where all else is 0", 0)
 
 
@@ -104,26 +115,22 @@ class Optimiser:
 
     name: str = "adamw"
     learning_rate: LearningRates = field(default_factory=LearningRates)
-    layer_decay: float = 1.0
-    weight_decay: float = 0.05
-    betas: tuple[float, float] | None = None
+    layer_decay: Annotated[float, _UP_TO_ONE] = 1.0
+    weight_decay: NonNegative = 0.05
+    betas: tuple[Share, Share] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 500
-    clip_norm: float = 1.0
-    ema: float = 0.999  # decay of the averaged weights, which are what is kept; 0 keeps the last
+    warmup_steps: Natural = 500
+    clip_norm: Annotated[float, _ABOVE_ZERO] = 1.0
+    ema: Share = 0.999  # decay of the averaged weights, which are what is kept; 0 keeps the last
 
     def __post_init__(self) -> None:
         from timm.optim import get_optimizer_info, list_optimizers
 
+        check_fields(self, RecipeError)
         known = [str(name) for name in list_optimizers()]
         if self.name not in known:
             close = difflib.get_close_matches(self.name, known, n=3)
             _check(False, "name", f"an optimiser of timm, such as {', '.join(close)}", self.name)
-        _check(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]", self.layer_decay)
-        _check(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay)
-        _check(self.warmup_steps >= 0, "warmup_steps", "0 or more", self.warmup_steps)
-        _check(self.clip_norm > 0, "clip_norm", "positive", self.clip_norm)
-        _check(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
         has_betas = get_optimizer_info(self.name).has_betas  # timm drops them without a word
         none = f"null, since {self.name} has none"
         _check(has_betas or self.betas is None, "betas", none, self.betas)
@@ -135,12 +142,11 @@ class Augment:
     brightness and contrast. Hues stay, since texts name colours. Either makes the encoder run at each step.
     """
 
-    crop: float = 0.0
-    colour: float = 0.0
+    crop: Share = 0.0
+    colour: Share = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            _check(0 <= value < 1, name, "in [0, 1)", value)
+        check_fields(self, RecipeError)
 
 
 @dataclass(frozen=True)
@@ -149,10 +155,11 @@ class SelfCritical:
     image's other samples, or the greedy caption.
     """
 
-    samples: int = 5
+    samples: Count = 5
     baseline: Literal["mean", "greedy"] = "mean"
 
     def __post_init__(self) -> None:
+        check_fields(self, RecipeError)
         least = 2 if self.baseline == "mean" else 1
         _check(self.samples >= least, "samples", f"at least {least}", self.samples)
 
@@ -166,14 +173,12 @@ class Validation:
     """
 
     metric: Literal["loss", "CIDEr", "accuracy", "last"] = "loss"
-    images: int = 500
-    every: int = 1
-    patience: int = 0
+    images: Natural = 500
+    every: Count = 1
+    patience: Natural = 0
 
     def __post_init__(self) -> None:
-        _check(self.every > 0, "every", "positive", self.every)
-        _check(self.images >= 0, "images", "0 or more", self.images)
-        _check(self.patience >= 0, "patience", "0 or more", self.patience)
+        check_fields(self, RecipeError)
         generated = self.metric in ("CIDEr", "accuracy")
         _check(
             self.images > 0 or not generated, "images", f"positive for {self.metric}", self.images
@@ -185,12 +190,11 @@ class Validation:
 class Checkpoints:
     """The state of the run is written every `every` steps and after each validation; the last `keep` stay."""
 
-    every: int = 200
-    keep: int = 2
+    every: Count = 200
+    keep: Count = 2
 
     def __post_init__(self) -> None:
-        _check(self.every > 0, "every", "positive", self.every)
-        _check(self.keep > 0, "keep", "positive", self.keep)
+        check_fields(self, RecipeError)
 
 
 @dataclass(frozen=True)
@@ -198,10 +202,10 @@ class BadLoss:
     """What happens to a step whose loss is not finite, or `rise` nats above the lowest running mean so far."""
 
     action: Literal["stop", "skip"] = "stop"
-    rise: float = 4.0
+    rise: Annotated[float, _ABOVE_ZERO] = 4.0
 
     def __post_init__(self) -> None:
-        _check(self.rise > 0, "rise", "positive", self.rise)
+        check_fields(self, RecipeError)
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ class Recipe:
     `blind` trains a question-only baseline: every image's patches are zeros.
     """
 
-    sources: tuple[Source, ...]
+    sources: Annotated[tuple[Source, ...], _SOURCES]
     init: str | None = None
     vision: Vision | None = None
     decoder: Decoder | None = None
@@ -222,44 +226,39 @@ class Recipe:
     scst: SelfCritical = field(default_factory=SelfCritical)
     optimiser: Optimiser = field(default_factory=Optimiser)
     augment: Augment = field(default_factory=Augment)
-    dropout: float = 0.1
-    label_smoothing: float = 0.1
-    epochs: int = 12
-    batch_images: int = 32
-    accumulate: int = 1
+    dropout: Share = 0.1
+    label_smoothing: Share = 0.1
+    epochs: Count = 12
+    batch_images: Count = 32
+    accumulate: Count = 1
     precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
     validation: Validation = field(default_factory=Validation)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     bad_loss: BadLoss = field(default_factory=BadLoss)
-    seed: int = 0
+    seed: Annotated[int, _SEED] = 0
     blind: bool = False
     licence: str = ""
 
     def __post_init__(self) -> None:
-        _check(len(self.sources) > 0, "sources", "at least one source", list(self.sources))
+        check_fields(self, RecipeError)
         if self.init is None and self.vision is None:
-            raise ValueError(
+            raise RecipeError(
                 "vision is missing: name an encoder, or a checkpoint to start from as init"
             )
         if self.init is not None and (self.vision or self.decoder):
-            raise ValueError("init brings its own vision and decoder; leave the recipe's out")
+            raise RecipeError("init brings its own vision and decoder; leave the recipe's out")
         if self.init is None and self.decoder is None:
             object.__setattr__(self, "decoder", Decoder())
-        for name in ("epochs", "batch_images", "accumulate"):
-            _check(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        _check(0 <= self.seed < 2**63, "seed", "0 or more, and below 2**63", self.seed)
-        for name in ("dropout", "label_smoothing"):
-            _check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         if self.objective == "scst":
             if self.init is None:
-                raise ValueError(
-                    "init is missing: scst improves a model that already writes captions"
+                raise RecipeError(
+                    "init is missing: objective scst improves a model that already writes captions"
                 )
             smoothing = self.label_smoothing  # of a sample that is to become less likely
-            _check(smoothing == 0, "label_smoothing", "0 with scst", smoothing)
+            _check(smoothing == 0, "label_smoothing", "0 with objective scst", smoothing)
         if self.blind and self.optimiser.learning_rate.vision:
-            raise ValueError("optimiser.learning_rate.vision must be 0 for a blind model")
+            raise RecipeError("optimiser.learning_rate.vision must be 0 for a blind model")
 
     @property
     def caches_patches(self) -> bool:
@@ -274,7 +273,7 @@ class Recipe:
 
 def _check(holds: bool, name: str, wanted: str, value: Any) -> None:
     if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
+        raise RecipeError(f"{name} must be {wanted}, not {value}")
 
 
 def plain(value: Any) -> Any:
@@ -286,20 +285,29 @@ def plain(value: Any) -> Any:
     return value
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers may be written 1e-4, without the point that PyYAML waits for."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read a recipe and apply overrides such as `epochs=3` or `sources.0.path=photos`.
 
     Raises RecipeError when the file or a value does not fit.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     for override in overrides:
         values = _override(values, override)
-    return build(Recipe, values, "")
+    return build(Recipe, values, RecipeError, "a recipe")
 
 
 def _override(values: Any, override: str) -> Any:
@@ -307,7 +315,7 @@ def _override(values: Any, override: str) -> Any:
     if not separator or not key:
         raise RecipeError(f"an override looks like key=value, not {override!r}")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Yaml)
     except yaml.YAMLError:
         raise RecipeError(f"the value of {key} is not YAML: {text!r}") from None
     target = values
@@ -322,77 +330,3 @@ def _override(values: Any, override: str) -> Any:
     except (AttributeError, IndexError, TypeError, ValueError):
         raise RecipeError(f"the recipe has no place for the override {override!r}") from None
     return values
-
-
-def build(kind: Any, value: Any, where: str) -> Any:
-    """`value` checked against the type `kind`, dataclasses built field by field.
-
-    Raises RecipeError, which names the place by `where`.
-    """
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
-    if origin is tuple:
-        return _build_tuple(kind, value, where)
-    if origin is Literal:
-        options = typing.get_args(kind)
-        if value is False and "no" in options:  # YAML reads a bare no as false
-            return "no"
-        if value not in options:
-            raise RecipeError(f"{where} must be one of {', '.join(options)}, not {value!r}")
-        return value
-    if origin in (typing.Union, types.UnionType):  # only ever "or null"
-        if value is None:
-            return None
-        return build(next(k for k in typing.get_args(kind) if k is not type(None)), value, where)
-    kind = origin or kind
-    if kind is float and isinstance(value, str):  # YAML reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        names = {
-            "str": "text",
-            "bool": "true or false",
-            "int": "a whole number",
-            "float": "a number",
-        }
-        wanted = names.get(kind.__name__, "a mapping")
-        raise RecipeError(f"{where} must be {wanted}, not {value!r}")
-    return value
-
-
-def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
-    prefix = f"{where}." if where else ""
-    if not isinstance(value, dict):
-        raise RecipeError(f"{where or 'a recipe'} must be a mapping, not {value!r}")
-    hints = typing.get_type_hints(kind)
-    for key in value:
-        if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(hints)}"
-            raise RecipeError(f"unknown key {prefix}{key}; {hint}")
-    for f in dataclasses.fields(kind):
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and f.name not in value:
-            raise RecipeError(f"{prefix}{f.name} is missing")
-    try:
-        return kind(**{key: build(hints[key], v, f"{prefix}{key}") for key, v in value.items()})
-    except RecipeError:
-        raise
-    except ValueError as error:  # a dataclass' own check, which begins with the field's name
-        raise RecipeError(f"{prefix}{error}") from None
-
-
-def _build_tuple(kind: Any, value: Any, where: str) -> tuple:
-    if not isinstance(value, list):
-        raise RecipeError(f"{where} must be a list, not {value!r}")
-    inner = typing.get_args(kind)
-    if inner[-1] is Ellipsis:
-        inner = (inner[0],) * len(value)
-    if len(inner) != len(value):
-        raise RecipeError(f"{where} must have {len(inner)} values, not {len(value)}")
-    return tuple(build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value)))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from PIL import Image
 
+from vlm.typed import Finite, Limit, Positive, check_fields
+
 if TYPE_CHECKING:
     import torch
+
+Side = Annotated[int, Limit("from 1 to 10,000", lambda value: 1 <= value <= 10_000)]  # pixels
+Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # Pillow's
 
 
 @dataclass(frozen=True)
@@ -54,22 +59,17 @@ class Preprocess:
 
     `fit` is "squash" (the whole image, aspect ratio not kept) or "crop" (the largest box of the input's shape in the
     middle, rounded to pixels as torchvision's Resize and CenterCrop do). `size` is `(height, width)`; `mean` and `std`
-    are for values in 0..1.
+    are for values in 0..1. Raises `vlm.typed.FieldError` for a value that a field does not take.
     """
 
-    size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size: tuple[Side, Side]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
     fit: Literal["squash", "crop"] = "squash"
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.fit not in ("squash", "crop"):
-            raise ValueError(f"fit must be squash or crop, not {self.fit!r}")
-        if self.interpolation not in ("bilinear", "bicubic", "lanczos"):
-            raise ValueError(f"unknown interpolation {self.interpolation!r}")
-        if min(self.size) < 1:
-            raise ValueError(f"image size must be positive, not {self.size}")
+        check_fields(self)
 
     def frame(self, width: int, height: int) -> Frame:
         """Where the model's input lies on an image of that size."""

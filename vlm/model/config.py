@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
-from vlm.errors import UserError
 from vlm.images import Preprocess
 from vlm.tokenizer import TextConfig
+from vlm.typed import (
+    Count,
+    FieldError,
+    Finite,
+    Limit,
+    Natural,
+    Positive,
+    Share,
+    build,
+    check_fields,
+)
 
 FORMAT_VERSION = 1
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+Task = Literal["caption", "vqa"]
+
+_LAYERS = 1_000  # a typing error must not build layers until the memory is full
+_NAME = Limit("the name of a timm model", bool)
+_DEPTH = Limit(f"from 1 to {_LAYERS:,}", lambda value: 1 <= value <= _LAYERS)
+_TEXT_LAYERS = Limit(f"from 0 to {_LAYERS:,}", lambda value: 0 <= value <= _LAYERS)
+_PATTERN = Limit(
+    "made of the letters s, c and m", lambda value: value and not set(value) - set("scm")
+)
+_TASKS = Limit("at least one task, each once", lambda value: 0 < len(value) == len(set(value)))
 
 
-class ConfigError(UserError):
+class ConfigError(FieldError):
     """A configuration with an unknown key, a wrong type or an impossible value; the message names it."""
 
 
@@ -26,17 +46,14 @@ class VisionConfig:
     is the epsilon of its layer norms. `prefix` keeps the class and register tokens, in front of the patches.
     """
 
-    name: str
+    name: Annotated[str, _NAME]
     preprocess: Preprocess
     options: dict[str, Any] = field(default_factory=dict)
-    norm_eps: float | None = None
+    norm_eps: Positive | None = None
     prefix: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ConfigError("vision.name must name a timm model")
-        if not isinstance(self.options, dict):
-            raise ConfigError(f"vision.options must be a mapping, not {self.options!r}")
+        check_fields(self, ConfigError)
 
 
 @dataclass(frozen=True)
@@ -49,16 +66,18 @@ class AdapterConfig:
     """
 
     kind: Literal["grid", "linear", "none", "pool"] = "grid"
-    queries: int = 0
-    heads: int = 0
+    queries: Natural = 0
+    heads: Natural = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("grid", "linear", "none", "pool"):
-            raise ConfigError(f"adapter.kind must be grid, linear, none or pool, not {self.kind!r}")
-        if (self.kind == "pool") != (self.queries > 0 and self.heads > 0):
-            raise ConfigError(
-                "adapter.queries and adapter.heads are positive for kind pool, else 0"
-            )
+        check_fields(self, ConfigError)
+        pooling = self.kind == "pool"
+        for name in ("queries", "heads"):
+            if (getattr(self, name) > 0) != pooling:
+                wanted = "positive" if pooling else "0"
+                raise ConfigError(
+                    f"{name} must be {wanted} for kind {self.kind}, not {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -73,22 +92,22 @@ class DecoderConfig:
     activation and norm before them, and `head_bias` a bias behind. `causal` False lets a token see later ones.
     """
 
-    vocab_size: int
-    width: int = 256
-    depth: int = 4
-    heads: int = 8
-    pattern: str = "scm"
-    mlp_ratio: float = 4.0
-    max_length: int = 64
-    memory_width: int = 256
+    vocab_size: Count
+    width: Count = 256
+    depth: Annotated[int, _DEPTH] = 4
+    heads: Count = 8
+    pattern: Annotated[str, _PATTERN] = "scm"
+    mlp_ratio: Positive = 4.0
+    max_length: Count = 64
+    memory_width: Count = 256
     activation: Activation = "gelu"
     prenorm: bool = True
-    norm_eps: float = 1e-5
-    dropout: float = 0.0
-    text_layers: int = 0
+    norm_eps: Positive = 1e-5
+    dropout: Share = 0.0
+    text_layers: Annotated[int, _TEXT_LAYERS] = 0
     causal: bool = True
     embedding_norm: bool = False
-    embedding_scale: float = 1.0
+    embedding_scale: Finite = 1.0
     memory_norm: bool = False
     tied: bool = True
     head_transform: bool = False
@@ -100,21 +119,11 @@ class DecoderConfig:
         return "sm" * self.text_layers + self.pattern * self.depth
 
     def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
         if self.width % self.heads:
-            raise ConfigError(f"decoder.width {self.width} is not a multiple of heads {self.heads}")
-        if not self.pattern or set(self.pattern) - set("scm"):
-            raise ConfigError(
-                f"decoder.pattern is made of the letters s, c and m, not {self.pattern!r}"
-            )
-        if self.activation not in get_args(Activation):
-            raise ConfigError(f"decoder.activation {self.activation!r} is unknown")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"decoder.dropout must be in [0, 1), not {self.dropout}")
-        for name in ("vocab_size", "depth", "max_length", "memory_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"decoder.{name} must be positive, not {getattr(self, name)}")
-        if self.text_layers < 0:
-            raise ConfigError(f"decoder.text_layers must not be negative, not {self.text_layers}")
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if round(self.width * self.mlp_ratio) < 1:
+            raise ConfigError(f"mlp_ratio {self.mlp_ratio} of width {self.width} leaves no channel")
 
 
 @dataclass(frozen=True)
@@ -130,12 +139,21 @@ class ModelConfig:
     text: TextConfig = field(default_factory=TextConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     reader: DecoderConfig | None = None
-    tasks: tuple[str, ...] = ("caption", "vqa")
+    tasks: Annotated[tuple[Task, ...], _TASKS] = ("caption", "vqa")
     licence: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
         if self.adapter.kind == "grid" and self.vision.prefix:
             raise ConfigError("vision.prefix keeps tokens that have no place on adapter.kind grid")
+        looking = self.reader or self.decoder
+        if self.adapter.kind == "pool" and looking.memory_width % self.adapter.heads:
+            name = "decoder" if self.reader is None else "reader"
+            raise ConfigError(
+                f"{name}.memory_width {looking.memory_width} is not a multiple of adapter.heads {self.adapter.heads}"
+            )
+        if "vqa" in self.tasks and not (self.text.question and self.text.answer):
+            raise ConfigError("text.question and text.answer begin and end a question of tasks vqa")
         if self.reader is not None and self.reader.width != self.decoder.memory_width:
             raise ConfigError(
                 f"decoder.memory_width {self.decoder.memory_width} is not reader.width {self.reader.width}"
@@ -147,41 +165,13 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """From `to_dict`'s values. Raises ConfigError naming a missing or unknown key."""
+        """From `to_dict`'s values. Raises ConfigError naming a key that is missing, unknown or of a wrong value."""
         if not isinstance(values, dict):
             raise ConfigError("config.json is not a mapping")
         values = dict(values)
         version = values.pop("format_version", None)
-        if version != FORMAT_VERSION:
+        if version != FORMAT_VERSION or isinstance(version, bool):
             raise ConfigError(
                 f"config.json has format_version {version!r}; this release reads {FORMAT_VERSION}"
             )
-        return _build(cls, values, "")
-
-
-_NESTED: dict[str, type] = {
-    "vision": VisionConfig,
-    "preprocess": Preprocess,
-    "decoder": DecoderConfig,
-    "text": TextConfig,
-    "adapter": AdapterConfig,
-    "reader": DecoderConfig,
-}
-
-
-def _build(cls: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigError(f"unknown key {where + unknown[0]!r} in the configuration")
-    built = {}
-    for name, value in values.items():
-        if name in _NESTED and not (name == "reader" and value is None):
-            value = _build(_NESTED[name], value, f"{where}{name}.")
-        built[name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return cls(**built)
-    except TypeError as error:
-        raise ConfigError(f"{where or 'configuration'}: {error}") from None
+        return build(cls, values, ConfigError, "config.json")
