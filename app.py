@@ -19,7 +19,7 @@ def main(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
 ) -> None:
     """Caption photos and answer questions about them in the browser."""
-    from vlm.app.page import serve
+    from vlm.app.launch import serve
     from vlm.captioner import load
     from vlm.runtimes.openvino import BackendError
     from vlm.weights.store import CheckpointError

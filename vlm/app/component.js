@@ -1,5 +1,5 @@
 // The body of a function that Gradio calls with (element, trigger, props, server, upload, watch) once the
-// template of the component stands. `props.value` is what `Page.view` in ui.py says; this file only shows it.
+// template of the component stands. `props.value` is what `Page.view` in page.py says; this file only shows it.
 "use strict";
 
 const find = (selector) => element.querySelector(selector);
@@ -173,7 +173,7 @@ function showPhoto({ turn, file, name, width, height, box }) {
   photoTurn = turn;
   answersShown = 0;
   pinned = pointed = null;
-  photo.src = file.url;
+  photo.src = fromHere(file.url);
   photo.alt = name;
   picture.style.setProperty("--ratio", width / height);
   const [left, top, right, bottom] = box.map((share) => 100 * share);
@@ -183,6 +183,12 @@ function showPhoto({ turn, file, name, width, height, box }) {
   find(".answers").replaceChildren();
   element.classList.add("has-photo");
   for (const part of [picture, find(".controls"), find(".reading")]) part.hidden = false;
+}
+
+/** An address on the server, by way of the host that sent this page: behind a proxy the server may not know it. */
+function fromHere(url) {
+  const { pathname, search } = new URL(url, document.baseURI);
+  return pathname + search;
 }
 
 function showAnswer(answer) {
@@ -261,10 +267,20 @@ find(".file").addEventListener("change", (event) => {
 });
 
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) send(event.clipboardData.files[0]);
+  const { files } = event.clipboardData;
+  if (!files.length) return;
+  // A cell of a spreadsheet comes as text and as a picture of it, a file of a folder with its name as text.
+  const text = event.clipboardData.getData("text/plain").trim();
+  if (event.target === question && text && text !== files[0].name) return;
+  event.preventDefault();
+  send(files[0]);
 });
 
+/** Text that is dragged to the question box belongs there. */
+const isText = (event) => event.target === question && !event.dataTransfer.types.includes("Files");
+
 document.addEventListener("dragover", (event) => {
+  if (isText(event)) return;
   event.preventDefault();
   element.classList.add("dragging");
 });
@@ -272,8 +288,9 @@ document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) element.classList.remove("dragging");
 });
 document.addEventListener("drop", (event) => {
-  event.preventDefault();
   element.classList.remove("dragging");
+  if (isText(event)) return;
+  event.preventDefault();
   sendFirst(event.dataTransfer.files);
 });
 

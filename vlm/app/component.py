@@ -1,0 +1,126 @@
+"""The page as one Gradio component: its template, its events, and what they call.
+
+The page draws the heatmaps itself from the small maps it is sent, so choosing a word asks nothing of the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gradio as gr
+import matplotlib
+from PIL import Image
+
+from vlm.app.page import Page, View, answer, describe
+from vlm.captioner import Captioner
+from vlm.explain.overlay import COLOURS
+from vlm.images import EXTENSIONS
+from vlm.weights.hub import bundled_folder
+
+THUMBNAIL_SIZE = 176
+
+log = logging.getLogger(__name__)
+
+
+def build(captioner: Captioner) -> gr.Blocks:
+    """The app of one model. Launch it with `serve`, or like any Gradio app."""
+    examples = example_photos()
+
+    def on_photo(event: gr.EventData, page: Page) -> Iterator[View]:
+        # Gradio lets no path through that was not uploaded.
+        yield from describe(captioner, page, Path(event.path), event.name, event.turn)
+
+    def on_example(event: gr.EventData, page: Page) -> Iterator[View]:
+        path = examples[event.index]
+        yield from describe(captioner, page, path, path.name, event.turn)
+
+    def on_question(event: gr.EventData, page: Page) -> Iterator[View]:
+        yield from answer(page, event.question, event.turn)
+
+    # Files of photos are deleted after a day, and when the app is interrupted.
+    with gr.Blocks(
+        title="vlm", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+    ) as blocks:
+        page = gr.State(Page())
+        here = Path(__file__)
+        viewer = gr.HTML(
+            page.value.view(turn=0),
+            html_template=here.with_suffix(".html").read_text("utf-8"),
+            css_template=here.with_suffix(".css").read_text("utf-8"),
+            js_on_load=here.with_suffix(".js").read_text("utf-8"),
+            apply_default_css=False,
+            examples=[{"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples],
+            colours=_colours(),
+        )
+        # A photo chosen while another is read is asked for at once and answered in turn: "always_last" loses it when
+        # the first reply ends as it arrives. The page shows only what was asked last.
+        for listen, handler, mode in (
+            (viewer.photo, on_photo, "multiple"),
+            (viewer.example, on_example, "multiple"),
+            (viewer.ask, on_question, "once"),
+        ):
+            listen(
+                _guarded(handler),
+                page,
+                viewer,
+                trigger_mode=mode,
+                show_progress="hidden",
+                api_visibility="private",
+                # One at a time: the model uses every core, and a page's events come in order.
+                concurrency_limit=1,
+                concurrency_id="model",
+            )
+    return blocks
+
+
+def example_photos() -> list[Path]:
+    """The photos that ship with the package, by name."""
+    folder = bundled_folder() / "examples"
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
+
+
+def _guarded(handler: Callable[..., Iterator[View]]) -> Callable[..., Iterator[View]]:
+    """A defect becomes a line in the log and a sentence on the page, which stays as it was."""
+
+    def guarded(event: gr.EventData, page: Page) -> Iterator[View]:
+        # Requests may overtake each other on their way; the page has moved on.
+        if event.turn < page.turn:
+            yield page.view(event.turn)
+            return
+        page.turn = event.turn
+        try:
+            yield from handler(event, page)
+        except Exception:
+            log.exception("the app failed to answer %s", handler.__name__)
+            message = "Something went wrong; the program's log says what."
+            yield page.view(event.turn, message=message)
+
+    return guarded
+
+
+def _thumbnail(path: Path) -> str:
+    """A small JPEG as a data URL."""
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        image.convert("RGB").save(buffer, "JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _title(path: Path) -> str:
+    return re.sub(r"[-_]+", " ", path.stem)
+
+
+def _colours() -> list[list[int]]:
+    """The overlay's colours from no attention to the most: red, green, blue and opacity, each in 0..255."""
+    levels = [step / 255 for step in range(256)]
+    colours = matplotlib.colormaps[COLOURS](levels)[:, :3].tolist()  # (256, 3)
+    return [
+        [round(255 * part) for part in (*colour, 0.4 + 0.6 * level)]
+        for colour, level in zip(colours, levels)
+    ]

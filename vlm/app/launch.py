@@ -1,0 +1,75 @@
+"""The app as a web server: its address, a proxy before it, and who may come in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import gradio as gr
+
+from vlm.app.accounts import Accounts
+from vlm.app.component import build
+from vlm.captioner import Captioner
+from vlm.errors import UserError
+
+MAX_UPLOAD = "100mb"
+POLL_SECONDS = 0.05
+
+
+def serve(
+    captioner: Captioner,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    root_path: str | None = None,
+    auth_file: str | Path | None = None,
+) -> None:
+    """Serve the app until interrupted.
+
+    `root_path` is where a reverse proxy shows the app, "/vlm" or "https://example.org/vlm"; None takes the environment
+    variable GRADIO_ROOT_PATH, if it is set. With `auth_file` only those come in whom the file names; see
+    `vlm.app.accounts`. Raises UserError when the port is taken, or a path or file is wrong.
+    """
+    accounts = None if auth_file is None else Accounts.read(auth_file)
+    blocks = build(captioner)
+    # Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
+    blocks._queue.sleep_when_free = POLL_SECONDS
+    blocks._queue.progress_update_sleep_when_free = POLL_SECONDS
+    try:
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            root_path=None if root_path is None else _public(root_path),
+            auth=None if accounts is None else accounts.admit,  # type: ignore[arg-type]  # it may be async
+            share=False,
+            max_file_size=MAX_UPLOAD,
+            theme=_theme(),
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError:
+        raise UserError(
+            f"cannot listen on {host}:{port}; is it taken? Choose another with --port"
+        ) from None
+    print(f"Open {blocks.local_url} in a browser. Ctrl+C stops the app.", flush=True)
+    blocks.block_thread()
+
+
+def _public(root_path: str) -> str:
+    """A path with a slash before and none behind it, or a whole address. Raises UserError when it is neither."""
+    if re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", root_path):
+        return root_path.rstrip("/")
+    if not re.fullmatch(r"[\w.~/-]*", root_path, re.ASCII):
+        raise UserError(
+            f"{root_path!r} is no path of a web address; give one such as /vlm or https://example.org/vlm"
+        )
+    path = root_path.strip("/")
+    return f"/{path}" if path else ""
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts of the system, because the default theme asks another host for them."""
+    theme = gr.themes.Base(font=["Inter", "system-ui", "sans-serif"], font_mono=["monospace"])
+    return theme.set(body_background_fill="#fbfbfa", body_background_fill_dark="#121419")
