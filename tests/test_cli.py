@@ -20,7 +20,12 @@ from typer.testing import CliRunner
 import vlm
 from vlm.captioner import BATCH, Captioner
 from vlm.cli import app
+from vlm.cli.arguments import SEARCH
+from vlm.errors import how_to_install
 from vlm.images.files import find_images
+from vlm.options import ANSWER, CAPTION
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -169,17 +174,17 @@ def test_captions_come_out_batch_by_batch(run, photos, monkeypatch):
     assert batches == [(2, 0), (2, 2), (1, 4)]
 
 
-def test_large_photos_make_small_batches(run, photos, monkeypatch):
-    batches, caption = [], Captioner.caption
+def test_photos_that_wait_are_in_the_models_size(run, captioner, photos, monkeypatch):
+    sizes, caption = set(), Captioner.caption
 
     def watched(self, sources, **options):
-        batches.append(len(sources))
+        sizes.update(picture.size for picture in sources)
         return caption(self, sources, **options)
 
     monkeypatch.setattr(Captioner, "caption", watched)
-    monkeypatch.setattr("vlm.cli.main.BATCH_PIXELS", 3 * 80 * 60)
     assert run("caption", photos).exit_code == 0
-    assert batches == [3, 2]
+    height, width = captioner.preprocess.size
+    assert sizes == {(width, height)}
 
 
 def test_write_txt_writes_a_file_beside_each_photo(run, captioner, photos):
@@ -214,6 +219,16 @@ def test_write_txt_refuses_two_photos_with_one_text(run, photos):
     assert "2.png" in line
     assert "rename" in line
     assert result.stdout.startswith(f"{photos / '2.jpg'}: ")
+
+
+def test_write_txt_never_writes_over_a_photo(run, photos):
+    photo = Path(shutil.copy(photos / "2.jpg", photos / "photo.txt"))
+    result = run("caption", photo, "--write-txt", "--overwrite")
+    assert result.exit_code == 1
+    assert errors(result) == [
+        f"error: {photo}: its text would be written over the image; rename it"
+    ]
+    assert photo.read_bytes() == (photos / "2.jpg").read_bytes()
 
 
 def test_a_text_that_cannot_be_written_stops_no_other(run, photos):
@@ -307,7 +322,7 @@ def test_an_answer_says_how_sure_it_is_and_what_else_it_might_be(run, photos, mo
         ids=(),
     )
     monkeypatch.setattr(
-        vlm.EncodedImage, "ask_all", lambda self, questions: [answer] * len(questions)
+        vlm.EncodedImage, "ask_all", lambda self, questions, **_: [answer] * len(questions)
     )
     assert run("ask", photos / "2.jpg", "how many?").stdout == "two (64%), or one (20%)\n"
     lines = run("ask", photos / "2.jpg", "how many?", "how many?").stdout.splitlines()
@@ -406,8 +421,8 @@ LONG = "why " * 2500
         (["caption", "missing.jpg", "none.jpg"], "none.jpg: no such file"),
         (["caption", "empty"], "empty: no image"),
         (["caption", "*.webp"], "*.webp: no image"),
-        (["caption", "photo.jpg", "--beams", 0], "beams must be at least 1"),
-        (["caption", "photo.jpg", "--candidates", -1], "candidates must be at least 1"),
+        (["caption", "photo.jpg", "--beams", 0], "beams must be positive, not 0"),
+        (["caption", "photo.jpg", "--candidates", -1], "candidates must be positive, not -1"),
         (["caption", "photo.jpg", "--beams", 1, "--candidates", 3], "3 candidates need as many"),
         (["caption", "photo.jpg", "--overwrite"], "--write-txt"),
         (["caption", "photo.jpg", "--model", "unknown"], "no model 'unknown'"),
@@ -507,6 +522,90 @@ def test_help_and_version_need_no_torch():
     result = subprocess.run(help_and_version, capture_output=True, text=True, check=True)
     assert vlm.__version__ in result.stdout
     assert all(name in result.stdout for name in ("caption", "ask", "explain", "models"))
+
+
+def test_every_option_of_a_search_is_one_of_the_command_line():
+    assert SEARCH.keys() == vlm.Options.__dataclass_fields__.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords"),
+    [
+        ([], {}),
+        (["--max-tokens", 3, "--min-tokens", 2], {"max_tokens": 3, "min_tokens": 2}),
+        (["--beams", 4, "--length-penalty", -1.5], {"beams": 4, "length_penalty": -1.5}),
+        (["--candidates", 2, "--no-repeat-ngram", 0], {"candidates": 2, "no_repeat_ngram": 0}),
+        (["--sample", "--seed", 0, "--top-k", 0], {"sample": True, "seed": 0, "top_k": 0}),
+        (
+            ["--sample", "--temperature", 3, "--top-p", 0.9, "--repetition-penalty", 2],
+            {"sample": True, "temperature": 3.0, "top_p": 0.9, "repetition_penalty": 2.0},
+        ),
+    ],
+)
+def test_the_search_is_told_what_was_given_and_no_more(run, photos, monkeypatch, options, keywords):
+    told = []
+    monkeypatch.setattr(Captioner, "caption", lambda self, pictures, **o: told.append(o) or [])
+    monkeypatch.setattr(vlm.EncodedImage, "ask_all", lambda self, asked, **o: told.append(o) or [])
+    assert run("caption", photos / "2.jpg", *options).exit_code == 0
+    assert run("ask", photos / "2.jpg", "what is it?", *options).exit_code == 0
+    assert told == [keywords, keywords]
+
+
+def test_words_are_chosen_as_from_python(run, captioner, photos):
+    image = captioner.encode(photos / "2.jpg")
+    short = run("caption", photos / "2.jpg", "--max-tokens", 3).stdout
+    assert short == image.caption(max_tokens=3).text + "\n"
+    drawn = ["--sample", "--seed", 5, "--temperature", 2, "--max-tokens", 6]
+    (line,) = run("ask", photos / "2.jpg", "what is it?", "--json", *drawn).stdout.splitlines()
+    expected = image.ask("what is it?", sample=True, seed=5, temperature=2.0, max_tokens=6)
+    assert json.loads(line)["answer"] == expected.text != image.ask("what is it?").text
+
+
+def test_the_help_says_what_each_task_begins_with():
+    for command, defaults in (("caption", CAPTION), ("ask", ANSWER)):
+        text = " ".join(
+            CliRunner().invoke(app, [command, "--help"]).stdout.replace("│", " ").split()
+        )
+        for name in SEARCH:
+            assert f"--{name.replace('_', '-')} " in text
+        assert f"1 is greedy. [default: ({defaults.beams})]" in text
+        assert f"[default: ({defaults.max_tokens})]" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("evaluate", "name the dataset with --data"),
+        ("train", "recipe.yaml"),
+        ("prepare", "No such command 'recipe.yaml'"),
+    ],
+)
+def test_training_is_that_of_the_checkout_and_no_strangers(command, says, tmp_path):
+    stranger = tmp_path / "training"
+    stranger.mkdir()
+    for name in ("__init__", command):
+        (stranger / f"{name}.py").write_text("raise SystemExit('a stranger')")
+    arguments = ["--task", "caption"] if command == "evaluate" else ["recipe.yaml"]
+    result = subprocess.run(
+        [sys.executable, "-m", "vlm", command, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert says in result.stderr
+
+
+def test_a_package_of_training_that_is_missing_is_one_sentence(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("training.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    result = CliRunner().invoke(app, ["train", "finetune.yaml"])
+    assert result.exit_code == 2
+    assert errors(result) == [
+        f"error: this needs the package accelerate; {how_to_install('train')}"
+    ]
 
 
 def test_a_reader_that_has_seen_enough_ends_the_run(command):

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -222,22 +220,3 @@ def test_wups_is_left_out_without_wordnet_and_this_is_said(run, tiny_checkpoint,
 def test_the_command_is_known_without_loading_what_it_needs():
     code = "import sys, training.evaluate; assert not {'torch', 'numpy', 'rich.table'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_vlm_offers_the_command(tmp_path):
-    """With the entry points that an installation of pyproject.toml writes."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    commands = project["entry-points"]["vlm.commands"]
-    info = tmp_path / "vlm-0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vlm\nVersion: 0\n")
-    lines = ["[vlm.commands]", *(f"{name} = {place}" for name, place in commands.items())]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    result = subprocess.run(
-        [sys.executable, "-m", "vlm", "evaluate", "--task", "caption"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 2
-    assert "name the dataset with --data" in result.stderr

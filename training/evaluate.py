@@ -253,5 +253,8 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise typer.Exit(code) from None
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(evaluate)
+
 if __name__ == "__main__":
-    typer.run(evaluate)
+    app()

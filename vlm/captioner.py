@@ -21,18 +21,13 @@ from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import folded
-from vlm.options import Options, choose
+from vlm.options import ANSWER, CAPTION, Options, choose
 from vlm.runtimes.openvino import BackendError, compile_model
 from vlm.runtimes.packed import can_pack, pack
 from vlm.tokenizer import Tokenizer
 from vlm.weights.convert import converted, family
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
-
-# No words at all is no caption and no answer.
-CAPTION = Options(beams=3, min_tokens=1)
-# An answer's score is its plain log-probability, and the other beams are its alternatives.
-ANSWER = Options(beams=5, candidates=5, min_tokens=1, max_tokens=12, length_penalty=0.0)
 
 BATCH = 8  # images encoded and decoded together
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 
-from vlm.captioner import BATCH, CAPTION, Captioner, EncodedImage, QuestionError
+from vlm.captioner import BATCH, Captioner, EncodedImage, QuestionError
 from vlm.images import ImageError, load_image
+from vlm.options import CAPTION
 from vlm.prompts import clean_text
 
 from ..data.records import DataError, Record

@@ -269,7 +269,8 @@ class PartWriter:
     def __init__(self, job: Job, attempts: Any) -> None:
         import torch
 
-        from vlm.captioner import CAPTION, load
+        from vlm.captioner import load
+        from vlm.options import CAPTION
 
         torch.set_num_threads(job.cpus)
         self.job = job

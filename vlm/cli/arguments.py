@@ -1,10 +1,18 @@
-"""What several commands take: a model, and what runs it."""
+"""What several commands take: a model, what runs it, and how it chooses words."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import gc
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from vlm.options import Options
+
+if TYPE_CHECKING:
+    from vlm.captioner import Captioner
 
 Model = Annotated[
     str | None,
@@ -17,3 +25,70 @@ OpenVino = Annotated[
 Int8 = Annotated[
     bool, typer.Option("--int8", help="On OpenVINO, with weights in 8 bits, a quarter of the size.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+# One option of the command line for each field of `vlm.Options`.
+SEARCH = {
+    "beams": "Beams of the search; 1 is greedy.",
+    "candidates": "Distinct texts, best first.",
+    "max_tokens": "The most tokens of a text; a word is one or several.",
+    "min_tokens": "The fewest tokens of a text.",
+    "length_penalty": "Texts of n tokens are ranked by log-probability / n to this power; more favours longer ones.",
+    "no_repeat_ngram": "Let no sequence of so many tokens occur twice; 0 lets all.",
+    "repetition_penalty": "Above 1, tokens that were used become less likely.",
+    "sample": "Draw words by chance, instead of a search.",
+    "temperature": "With --sample: below 1 likely words are drawn more often, above 1 less.",
+    "top_k": "With --sample: draw among so many likeliest tokens; 0 among all.",
+    "top_p": "With --sample: draw among the likeliest tokens that have this probability together.",
+    "seed": "With --sample: the same seed draws the same words.",
+}
+
+
+def search_options(defaults: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, which takes them as keywords, the options of SEARCH; one that was not given is None.
+
+    The help shows the `defaults` of the command's task. `vlm.Options` says what values are allowed.
+    """
+    types = get_type_hints(Options)
+
+    def option(name: str) -> inspect.Parameter:
+        kind, default = types[name], getattr(defaults, name)
+        info = typer.Option(
+            f"--{name.replace('_', '-')}",
+            help=SEARCH[name],
+            show_default=False if default is None or default is False else str(default),
+            rich_help_panel="How words are chosen",
+        )
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if kind is bool else None,
+            annotation=Annotated[kind, info],  # type: ignore[valid-type]
+        )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters = [*own, *map(option, SEARCH)]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def given(search: dict[str, Any]) -> dict[str, Any]:
+    """The options that the user gave."""
+    return {
+        name: value for name, value in search.items() if value is not None and value is not False
+    }
+
+
+def load(name: str | None, openvino: bool, int8: bool) -> Captioner:
+    """The model that the options stand for."""
+    # Hardly an object of an import is ever freed: looking for those takes a quarter of the time, at the end again.
+    gc.disable()
+    from vlm.captioner import load
+
+    gc.freeze()
+    gc.enable()
+    return load(name, openvino=openvino, int8=int8)

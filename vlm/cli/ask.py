@@ -1,0 +1,107 @@
+"""`vlm ask` and `vlm explain`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlm.answers import answer_line, answer_record
+from vlm.cli.arguments import AsJson, Int8, Model, OpenVino, given, load, search_options
+from vlm.cli.failures import fail
+from vlm.options import ANSWER, choose
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Photo = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
+
+
+@search_options(ANSWER)
+def ask(
+    image: Photo,
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION", help="One or several, each quoted.")
+    ],
+    model: Model = None,
+    openvino: OpenVino = False,
+    int8: Int8 = False,
+    as_json: AsJson = False,
+    **search: Any,
+) -> None:
+    """Answer questions about a photo, with the confidence of each answer and its alternatives."""
+    options = given(search)
+    choose(ANSWER, options)  # what is wrong is told before a model is loaded
+    picture = read(image)
+    for answer in load(model, openvino, int8).encode(picture).ask_all(questions, **options):
+        if as_json:
+            print(json.dumps(answer_record(str(image), answer)), flush=True)
+        else:
+            print(answer_line(answer, with_question=len(questions) > 1), flush=True)
+
+
+def explain(
+    image: Photo,
+    question: Annotated[
+        str | None, typer.Option(help="Explain the answer to this, not a caption.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Explain this text, not the model's own.")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="One cross-attention layer, counted from 0; by default the mean of all."),
+    ] = None,
+    head: Annotated[
+        int | None,
+        typer.Option(help="One attention head, counted from 0; by default the mean of all."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="The picture of all words to write.")
+    ] = None,
+    model: Model = None,
+    openvino: OpenVino = False,
+    int8: Int8 = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the model looked for each word: a picture of all words (--out), their maps (--json), or both."""
+    if out is None and not as_json:
+        fail("give --out FILE.png for a picture, --json for the maps, or both")
+    if out is not None and out.suffix.lower() != ".png":
+        fail(f"--out must name a .png file, not {out.name!r}")
+    picture = read(image)
+    encoded = load(model, openvino, int8).encode(picture)
+    if text is not None:
+        answer = encoded.explain(text, question)
+    elif question is not None:
+        answer = encoded.ask(question)
+    else:
+        answer = encoded.caption()
+    try:
+        maps = answer.maps(layer, head)
+    except ValueError as error:  # no such layer or head
+        fail(str(error))
+    if out is not None:
+        from vlm.explain.overlay import sheet
+
+        sheet(encoded.picture, encoded.frame, maps).save(out)
+    if as_json:
+        words = [
+            {"text": m.text, "role": m.role, "grid": list(m.grid), "map": m.weights.tolist()}
+            for m in maps
+        ]
+        print(json.dumps({"image": str(image), "text": answer.text, "words": words}), flush=True)
+    else:
+        print(answer.text, flush=True)
+
+
+def read(image: Path) -> Image.Image:
+    """The photo, read before a model is loaded, so that a bad path is told at once."""
+    from vlm.images import load_image
+
+    if not os.path.exists(image):
+        fail(f"{image}: no such file")
+    return load_image(image)

@@ -1,0 +1,47 @@
+"""`vlm models` and `vlm convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm.cli.arguments import AsJson
+from vlm.cli.failures import fail
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the models on this machine: bundled ones, and those in the hub's cache that can be loaded."""
+    from vlm.weights.hub import available
+
+    entries = available()
+    if as_json:
+        for entry in entries:
+            record = {**vars(entry), "folder": str(entry.folder), "tasks": list(entry.tasks)}
+            print(json.dumps(record), flush=True)
+        return
+    rows = [("MODEL", "SIZE", "TASKS", "LICENCE")]
+    for entry in entries:
+        size = f"{entry.size / 1e6:.1f} MB"
+        rows.append((entry.name, size, ", ".join(entry.tasks), entry.licence))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip(), flush=True)
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="A folder or a hub id, e.g. Salesforce/blip-vqa-base.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+) -> None:
+    """Convert a checkpoint of transformers or open_clip: BLIP, vision encoder-decoders, CoCa."""
+    from vlm.weights.convert import convert
+    from vlm.weights.hub import find
+
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        fail(f"{out} is not empty; give a folder that is new")
+    convert(find(source), out)
+    typer.echo(f"{out} is written; use it with --model {out}", err=True)
