@@ -16,6 +16,7 @@ from benchmarks.agreement import changed
 from benchmarks.roofline import Machine, caption_ms, decoding, encoding, projecting
 from benchmarks.timing import Ids, Row, Run, Side, Spread, between_tokens, compare, timed
 from vlm.captioner import Captioner, EncodedImage
+from vlm.prompts import question_prompt
 from vlm.weights.convert import convert
 
 PHOTOS = sorted((Path(__file__).resolve().parents[1] / "assets" / "examples").glob("*.jpg"))
@@ -144,7 +145,7 @@ def vqa(setting: Setting) -> Iterator[Row]:
     config, machine = ours.model.config, setting.machine
     photo, questions, beams = _photos(1)[0], peers.QUESTIONS, 3
     slots = ours.encode(photo).memory.tokens.shape[1]
-    lengths = [len(ours.tokenizer.question_prompt(question)) for question in questions]
+    lengths = [len(question_prompt(ours.tokenizer, question).ids) for question in questions]
     assert config.reader is not None
     headless = replace(config.reader, vocab_size=1)
     reader = projecting(headless, slots).ms(machine)

@@ -33,7 +33,7 @@ _HELD = """
 import json, sys
 import psutil
 import vlm
-from vlm.captioner import load
+from vlm.loading import load
 folder, photo, options = sys.argv[1:]
 before = psutil.Process().memory_info().rss
 model = load(folder, **json.loads(options))

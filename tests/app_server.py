@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from vlm.captioner import Answer
+from vlm.answers import Answer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE = 60_000  # ms; a busy machine is slow, not wrong

@@ -15,7 +15,7 @@ from app_server import PATIENCE, REPOSITORY, assert_captioned, browsing, choose_
 from playwright.sync_api import Browser, Page, expect
 
 import vlm
-from vlm.captioner import Answer
+from vlm.answers import Answer
 
 DOG = REPOSITORY / "assets" / "examples" / "dog.jpg"
 HORSES = REPOSITORY / "assets" / "examples" / "horses.jpg"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vlm.model.attention import Attention, causal_mask
+from vlm.runtimes.twin import FusedSelfAttention
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ MASKS = [
 def test_fused_equals_explicit(attention, mask):
     x, source = torch.randn(2, 5, 16), torch.randn(2, 7, 12)
     key_value = attention.project(source)
-    fused, nothing = attention(x, key_value, mask)
-    explicit, probabilities = attention(x, key_value, mask, explicit=True)
+    fused, _, nothing = attention(x, key_value, mask=mask)
+    explicit, _, probabilities = attention(x, key_value, mask=mask, explicit=True)
     assert nothing is None
     torch.testing.assert_close(fused, explicit)
     assert probabilities.shape == (2, 4, 5, 7)
@@ -34,7 +35,8 @@ def test_fused_equals_explicit(attention, mask):
 @pytest.mark.parametrize("mask", MASKS)
 def test_probabilities_sum_to_one_over_open_slots(attention, mask):
     key_value = attention.project(torch.randn(2, 7, 12))
-    _, probabilities = attention(torch.randn(2, 5, 16), key_value, mask, explicit=True)
+    x = torch.randn(2, 5, 16)
+    _, _, probabilities = attention(x, key_value, mask=mask, explicit=True)
     torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(2, 4, 5))
     if mask is not None:
         assert probabilities.masked_select(~mask.expand_as(probabilities)).abs().sum() == 0
@@ -42,7 +44,7 @@ def test_probabilities_sum_to_one_over_open_slots(attention, mask):
 
 def test_probabilities_carry_gradients(attention):
     x = torch.randn(1, 3, 16, requires_grad=True)
-    _, probabilities = attention(x, attention.project(torch.randn(1, 4, 12)), explicit=True)
+    _, _, probabilities = attention(x, attention.project(torch.randn(1, 4, 12)), explicit=True)
     probabilities[0, 0, 0, 0].backward()
     assert x.grad.abs().sum() > 0
 
@@ -54,9 +56,10 @@ def test_rows_of_one_image_share_its_keys(attention, explicit):
     keys, values = attention.project(source)
     mask = torch.rand(2, 1, 1, 7) > 0.4
     mask[..., 0] = True
-    shared, shared_probabilities = attention(x, (keys, values), mask, explicit)
+    shared, _, shared_probabilities = attention(x, (keys, values), None, mask, explicit)
     copies = keys.repeat_interleave(3, 0), values.repeat_interleave(3, 0)
-    copied, copied_probabilities = attention(x, copies, mask.repeat_interleave(3, 0), explicit)
+    copied_mask = mask.repeat_interleave(3, 0)
+    copied, _, copied_probabilities = attention(x, copies, None, copied_mask, explicit)
     torch.testing.assert_close(shared, copied)
     if explicit:
         torch.testing.assert_close(shared_probabilities, copied_probabilities)
@@ -78,7 +81,7 @@ def test_matches_torch_multihead_attention(attention):
     )
     x, source = torch.randn(2, 5, 16), torch.randn(2, 7, 12)
     expected, weights = reference(x, source, source, average_attn_weights=False)
-    actual, probabilities = attention(x, attention.project(source), explicit=True)
+    actual, _, probabilities = attention(x, attention.project(source), explicit=True)
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(probabilities, weights)
 
@@ -86,16 +89,12 @@ def test_matches_torch_multihead_attention(attention):
 @pytest.mark.parametrize("explicit", [False, True])
 @torch.inference_mode()
 def test_looking_back_is_attention_to_all_tokens_so_far(explicit):
-    attention = Attention(width=16, heads=4).eval()
+    plain = Attention(width=16, heads=4).eval()
     x = torch.randn(2, 5, 16)
-    expected, _ = attention(x, attention.project(x), causal_mask(5, 0, x.device))
-    for fused in (False, True):
-        if fused:
-            attention.fuse()
-        start, past = attention.look_back(x[:, :3], None, causal_mask(3, 0, x.device), explicit)
-        rest, all_tokens = attention.look_back(
-            x[:, 3:], past, causal_mask(2, 3, x.device), explicit
-        )
+    expected, _, _ = plain(x, plain.project(x), None, causal_mask(5, 0, x.device))
+    for attention in (plain, FusedSelfAttention(plain)):
+        start, past, _ = attention(x[:, :3], None, None, causal_mask(3, 0, x.device), explicit)
+        rest, all_tokens, _ = attention(x[:, 3:], None, past, causal_mask(2, 3, x.device), explicit)
         torch.testing.assert_close(torch.cat([start, rest], dim=1), expected)
         assert all_tokens[0].shape == all_tokens[1].shape == (2, 4, 5, 4)
 

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 import vlm.bulk.dataset
 from vlm.bulk.dataset import Job, PartWriter, Settings, ahead, cut, finished_units, run
 from vlm.bulk.shards import Format
-from vlm.captioner import load
 from vlm.cli import app
 from vlm.errors import how_to_install
+from vlm.loading import load
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

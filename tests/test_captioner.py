@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,9 @@ import torch
 from PIL import Image
 
 import vlm
-from vlm.captioner import QuestionError
 from vlm.images import ImageError
+from vlm.prompts import QuestionError
+from vlm.weights.hub import bundled_folder
 
 QUESTIONS = ["is there a dog?", "how many people are there in the park?", "what?"]
 
@@ -54,6 +59,40 @@ def test_an_image_is_encoded_once(tiny, photos, monkeypatch):
     assert calls == [1]
 
 
+@pytest.mark.parametrize("options", [{"beams": 1}, {"beams": 3}, {"beams": 4, "candidates": 4}])
+@pytest.mark.parametrize("question", [None, QUESTIONS[0]])
+def test_what_is_followed_is_not_taken_back_and_ends_in_the_answer(tiny, photos, options, question):
+    for photo in photos:
+        image = tiny.encode(photo)
+        *going, last = image.follow(question, max_tokens=12, **options)
+        shown = [stand.words for stand in going] + [last.answer.words]
+        for before, after in pairwise(shown):
+            assert after[: len(before)] == before
+        write = image.caption if question is None else partial(image.ask, question)
+        assert last.answer.text == write(max_tokens=12, **options).text
+        assert last.words == last.answer.words
+
+
+def test_words_are_followed_as_they_come():
+    """Not only at the end: with beams, too, words are sure before the search ends, and the leader's are there."""
+    image = vlm.load().encode(bundled_folder() / "examples" / "dog.jpg")
+    *going, last = image.follow()
+    assert any(0 < len(stand.words) < len(last.words) for stand in going)
+    assert all(stand.words or stand.tentative for stand in going)
+
+
+def test_a_search_that_is_let_go_stops(tiny, photos, monkeypatch):
+    image, passes = tiny.encode(photos[0]), []
+    forward = tiny.model.decoder.forward
+    counted = lambda *args, **keys: passes.append(1) or forward(*args, **keys)  # noqa: E731
+    monkeypatch.setattr(tiny.model.decoder, "forward", counted)
+    going = image.follow(beams=1, min_tokens=20, max_tokens=20)
+    next(going)
+    before = len(passes)
+    going.close()
+    assert len(passes) == before < 20
+
+
 def test_stream_gives_the_words_of_the_greedy_caption(tiny, photos):
     image = tiny.encode(photos[0])
     assert tuple(image.stream(max_tokens=12)) == image.caption(beams=1, max_tokens=12).words
@@ -91,6 +130,45 @@ def test_candidates(tiny, photos):
     for answer in (beams, sampled):
         texts = [answer.text, *(a.text for a in answer.alternatives)]
         assert len(texts) == len(set(texts)) == 5
+
+
+def test_answers_come_in_the_order_of_their_confidence(photos):
+    for question in (*QUESTIONS, "is it red", "where is the man"):
+        for image in vlm.load().encode_all(photos):
+            answer = image.ask(question)
+            confidences = [answer.confidence, *(a.confidence for a in answer.alternatives)]
+            assert confidences == sorted(confidences, reverse=True)
+
+
+def test_an_answer_says_whether_it_was_cut(tiny, photos):
+    image = tiny.encode(photos[0])
+    cut = image.caption(beams=1, min_tokens=2, max_tokens=2)
+    assert not cut.finished
+    assert cut.to_dict()["finished"] is False
+    assert image.explain("a dog").finished
+
+
+def test_an_answer_travels_without_its_image(tiny, photos):
+    answer = tiny.encode(photos[0]).ask(QUESTIONS[0])
+    there = pickle.loads(pickle.dumps(answer))
+    assert there == answer
+    assert there.to_dict() == answer.to_dict()
+    with pytest.raises(ValueError, match="without its image"):
+        there.maps()
+    assert copy.deepcopy(answer).maps()
+    with pytest.raises(TypeError, match="holds its model"):
+        pickle.dumps(answer.image)
+
+
+def test_a_small_copy_of_the_picture_has_the_same_maps(tiny, photos):
+    image = tiny.encode(photos[0])
+    small = image.shrunk(40)
+    assert max(small.picture.size) == 40
+    assert small.frame.box == pytest.approx((0, 0, *small.picture.size))
+    text = "a brown dog"
+    for one, other in zip(image.explain(text).maps(), small.explain(text).maps()):
+        torch.testing.assert_close(one.weights, other.weights)
+    assert small.explain(text).overlay("dog", legend=False).size == small.picture.size
 
 
 def test_samples_that_coincide_count_once(photos):

@@ -314,7 +314,7 @@ def test_an_answer_says_how_sure_it_is_and_what_else_it_might_be(run, photos, mo
         confidence=0.64,
         words=(),
         alternatives=tuple(
-            vlm.captioner.Alternative(text, p) for text, p in [("one", 0.2), ("six", 0.004)]
+            vlm.answers.Alternative(text, p) for text, p in [("one", 0.2), ("six", 0.004)]
         ),
         question="how many?",
         ms={},

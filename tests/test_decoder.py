@@ -84,7 +84,7 @@ def test_every_option_is_read(changes):
 
 def test_a_native_decoder_has_the_weights_it_always_had():
     """Checkpoints hold these names; options that it does not use add none."""
-    kinds = {"s": ("query", "key_value", "out"), "m": ("rise", "fall")}
+    kinds = {"s": ("query", "key_value", "out"), "m": ("up", "down")}
     kinds["c"] = kinds["s"]
     modules = ["final_norm"]
     for i, kind in enumerate("scm" * 2):

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from training.evaluate import evaluate
-from vlm.captioner import load
+from vlm.loading import load
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"

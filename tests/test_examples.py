@@ -16,7 +16,7 @@ from training.loop.examples import Example, collate, examples
 from training.recipe.recipe import Source
 from training.recipe.sources import Group
 from vlm.model.model import IGNORE_INDEX
-from vlm.prompts import clean_text
+from vlm.prompts import caption_prompt, clean_text, question_prompt
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner
@@ -46,8 +46,8 @@ def test_a_caption_and_a_question_become_rows(tiny: Captioner) -> None:
     question = Record(IMAGE, ("yes", "no", "yes"), "is there a dog?")
     rows = examples(Group(IMAGE, (caption, question), Source("x")), tokenizer)
     assert [row.weight for row in rows] == [2.0, 2.0, 1.0]
-    assert rows[0].prompt == tuple(tokenizer.caption_prompt())
-    assert rows[2].prompt == tuple(tokenizer.question_prompt("is there a dog?"))
+    assert rows[0].prompt == caption_prompt(tokenizer).ids
+    assert rows[2].prompt == question_prompt(tokenizer, "is there a dog?").ids
     assert [tokenizer.decode(row.text[:-1]) for row in rows] == [
         "a brown dog",
         "a black cat",

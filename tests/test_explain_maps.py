@@ -1,3 +1,5 @@
+"""A word's map is where the model looked for that word and no other: planted answers, and meaning."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -5,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vlm.explain.maps import token_maps, word_maps
+from vlm.explain.finished import Finished
+from vlm.explain.maps import METHODS, word_maps
+from vlm.prompts import caption_prompt
 
 
 @pytest.fixture(scope="module")
@@ -14,66 +18,126 @@ def image(tiny):
     return tiny.encode(torch.randint(256, (60, 90, 3), generator=generator).byte().numpy())
 
 
+@pytest.fixture(scope="module")
+def finished(tiny, image):
+    """A text, or an answer to a question, about the image."""
+
+    def finish(text: str, question: str | None = None) -> Finished:
+        ids = tuple(tiny.tokenizer.encode(text))
+        return Finished(tiny.model, tiny.tokenizer, image.memory, image.projected, ids, question)
+
+    return finish
+
+
 @torch.inference_mode()
-def test_row_i_explains_token_i_plus_one(tiny, image):
-    """The map of a token is the attention of the pass that predicted it: the row of the token before it."""
-    ids = [tiny.tokenizer.caption, *tiny.tokenizer.encode("a dog runs")]
-    maps = token_maps(tiny.model, image.memory, ids, layer=1, head=2)
+def test_a_chosen_words_map_is_that_of_the_pass_that_predicted_it(tiny, image, finished):
+    """Row i explains token i + 1: the pass over the tokens before a word chose it."""
+    text = finished("a dog runs")
+    by_token, _ = METHODS["attention"](text, 1, 2)
+    ids = [*caption_prompt(tiny.tokenizer).ids, *text.ids]
     for position in range(1, len(ids)):
         prefix = torch.tensor([ids[:position]])
         decoded = tiny.model.decoder(prefix, image.projected, explicit=True)
         expected = decoded.cross_attention[1][0, 2, -1].view(image.memory.image.grid)
-        torch.testing.assert_close(maps[position], expected)
+        torch.testing.assert_close(by_token[position], expected)
 
 
-def test_a_later_word_does_not_change_a_map(tiny, image):
-    encode = tiny.tokenizer.encode
-    start = tiny.tokenizer.caption_prompt()
-    short = token_maps(tiny.model, image.memory, [*start, *encode("a dog")])
-    long = token_maps(tiny.model, image.memory, [*start, *encode("a dog in the park")])
-    torch.testing.assert_close(short, long[: len(short)])
+@torch.inference_mode()
+def test_a_given_words_map_is_that_of_the_pass_that_read_it(tiny, image, finished):
+    asked = finished("yes", "is there a dog?")
+    by_token, _ = METHODS["attention"](asked, 1, 2)
+    for position in asked.asked.given:
+        prefix = torch.tensor([asked.asked.ids[: position + 1]])
+        decoded = tiny.model.decoder(prefix, image.projected, explicit=True)
+        expected = decoded.cross_attention[1][0, 2, -1].view(image.memory.image.grid)
+        torch.testing.assert_close(by_token[position], expected)
 
 
-def test_each_word_of_question_and_answer_has_a_map(tiny, image):
-    ids = tiny.tokenizer.encode("two men")
-    maps = word_maps(tiny.model, tiny.tokenizer, image.memory, ids, "is there a dog?")
+@pytest.mark.parametrize(
+    ("one", "other", "changed"),
+    [("is there a dog?", "is there a cat?", 3), ("what man is it?", "which man is it?", 0)],
+)
+def test_changing_a_word_of_the_question_changes_its_map_and_none_before(
+    finished, one, other, changed
+):
+    maps = [word_maps(finished("yes", question)) for question in (one, other)]
+    assert [m.text for m in maps[0]][:changed] == [m.text for m in maps[1]][:changed]
+    for before in range(changed):
+        torch.testing.assert_close(maps[0][before].weights, maps[1][before].weights)
+    assert not torch.allclose(maps[0][changed].weights, maps[1][changed].weights, atol=1e-4)
+
+
+def test_changing_a_word_of_a_caption_changes_maps_behind_it_and_none_before(finished):
+    """A chosen word's own map was made before the word was known, so it stays, too."""
+    one, other = (word_maps(finished(text)) for text in ("a dog runs", "a girl runs"))
+    for position in (0, 1):
+        torch.testing.assert_close(one[position].weights, other[position].weights)
+    assert not torch.allclose(one[2].weights, other[2].weights, atol=1e-4)
+
+
+def test_a_later_word_does_not_change_a_map(finished):
+    short, long = (word_maps(finished(text)) for text in ("a dog", "a dog in the park"))
+    for before, after in zip(short, long):
+        torch.testing.assert_close(before.weights, after.weights)
+
+
+def test_each_word_of_question_and_answer_has_a_map(image, finished):
+    maps = word_maps(finished("two men", "Is there a dog ?"))
     assert [m.text for m in maps] == ["is", "there", "a", "dog", "?", "two", "men"]
     assert [m.role for m in maps] == ["question"] * 5 + ["answer"] * 2
     for word in maps:
         assert word.grid == image.memory.image.grid
         assert word.weights.sum().item() == pytest.approx(1, abs=1e-5)
         assert word.weights.min() >= 0
+        assert word.mass == pytest.approx(1, abs=1e-5), "this model looks at nothing but patches"
+        assert word.method == "attention"
 
 
-def test_a_word_of_several_tokens_has_their_mean(tiny, image):
-    ids = tiny.tokenizer.encode("zebra")
-    assert len(ids) > 1
-    (word,) = word_maps(tiny.model, tiny.tokenizer, image.memory, ids)
-    by_token = token_maps(tiny.model, image.memory, [*tiny.tokenizer.caption_prompt(), *ids])
+def test_a_word_that_occurs_twice_has_a_map_each(finished):
+    maps = word_maps(finished("a dog and a dog"))
+    first, second = (m for m in maps if m.text == "dog")
+    assert not torch.allclose(first.weights, second.weights, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_word_of_several_tokens_has_their_mean(finished):
+    text = finished("zebra")
+    assert len(text.ids) > 1
+    (word,) = word_maps(text)
+    by_token, _ = METHODS["attention"](text, None, None)
     torch.testing.assert_close(word.weights, by_token[1:].mean(dim=0))
 
 
-def test_default_is_the_mean_over_layers_and_heads(tiny, image):
-    ids = [tiny.tokenizer.caption, *tiny.tokenizer.encode("a dog")]
-    config = tiny.model.config.decoder
+@torch.inference_mode()
+def test_default_is_the_mean_over_layers_and_heads(tiny, finished):
+    text, config = finished("a dog"), tiny.model.config.decoder
     single = [
-        token_maps(tiny.model, image.memory, ids, layer, head)
+        METHODS["attention"](text, layer, head)[0]
         for layer in range(config.depth)
         for head in range(config.heads)
     ]
-    torch.testing.assert_close(
-        token_maps(tiny.model, image.memory, ids), torch.stack(single).mean(dim=0)
-    )
+    by_token, _ = METHODS["attention"](text, None, None)
+    torch.testing.assert_close(by_token, torch.stack(single).mean(dim=0))
 
 
-def test_attention_on_no_patch_is_a_map_of_patches_all_alike(tiny, image):
+@pytest.mark.parametrize(("share", "mass"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
+def test_what_fell_elsewhere_is_missing_from_the_mass(image, finished, share, mass):
+    """Slots that draw on patches with a share only: the rest of the attention is nowhere on the image."""
     slots = image.memory.tokens.shape[1]
-    memory = replace(image.memory, lift=torch.zeros(1, slots, slots))
-    (word,) = word_maps(tiny.model, tiny.tokenizer, memory, tiny.tokenizer.encode("dog"))
-    assert torch.equal(word.weights, torch.full(word.grid, 1 / slots))
+    lift = share * torch.eye(slots)[None]
+    (word,) = word_maps(replace(finished("dog"), memory=replace(image.memory, lift=lift)))
+    assert word.mass == pytest.approx(mass, abs=1e-5)
+    (whole,) = word_maps(finished("dog"))
+    expected = whole.weights if share else torch.full(word.grid, 1 / slots)
+    torch.testing.assert_close(word.weights, expected)
 
 
 @pytest.mark.parametrize("choice", [{"layer": 2}, {"layer": -1}, {"head": 4}])
-def test_no_such_layer_or_head(tiny, image, choice):
+def test_no_such_layer_or_head(finished, choice):
     with pytest.raises(ValueError, match=r"must be 0 to"):
-        word_maps(tiny.model, tiny.tokenizer, image.memory, [9], **choice)
+        word_maps(finished("a dog"), **choice)
+
+
+def test_no_such_method(image):
+    with pytest.raises(ValueError, match="there are: attention"):
+        image.explain("a dog").maps(method="magic")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from vlm.explain.maps import WordMap, token_maps
+from vlm.explain.maps import WordMap
 from vlm.explain.overlay import MAX_SIDE, heat, overlay, sheet
+from vlm.explain.raw_attention import attention_on_patches
 from vlm.images import Frame, Preprocess, load_image
 from vlm.model.config import DecoderConfig, ModelConfig, VisionConfig
 from vlm.model.memory import image_memory
@@ -164,7 +166,18 @@ def test_model_that_attends_to_a_patch(
         for column in range(grid[1]):
             tokens = torch.zeros_like(memory.tokens)
             tokens[0, row * grid[1] + column, 0] = 10
-            for weights in token_maps(model, image_memory(tokens, grid), [2, 7, 5]):
+            looked = image_memory(tokens, grid)
+            text = SimpleNamespace(
+                model=model,
+                memory=looked,
+                attended=looked,
+                projected=model.project(looked),
+                sequence=torch.tensor([[2, 7, 5]]),
+                rows=[0, 0, 1],
+            )
+            with torch.inference_mode():
+                by_token, _ = attention_on_patches(text, None, None)
+            for weights in by_token:
                 word = WordMap("dog", "caption", weights)
                 assert_peak(heat(frame, word), frame, grid, row, column)
     shown = brightness(overlay(photo, frame, word, legend=False))

@@ -18,6 +18,7 @@ from training.loop.objectives import END_WORD, Likelihood, SelfCritic
 from training.recipe.recipe import SelfCritical, Source
 from training.recipe.sources import Group
 from vlm.model.model import IGNORE_INDEX, VisionLanguageModel
+from vlm.prompts import caption_prompt
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner
@@ -155,7 +156,7 @@ def test_samples_replace_captions_and_questions_stay(
     torch.manual_seed(0)
     [judged], reward = critic(model.eval(), [batch])
     rows = rows_of(judged)
-    caption = tiny.tokenizer.caption_prompt()[0]
+    caption = caption_prompt(tiny.tokenizer).ids[0]
     sampled = [row for row in rows if row[1][0] == caption]
     asked = [row for row in rows if row[1][0] != caption]
     assert sorted(row[0] for row in sampled) == [0] * 4 + [1] * 4 + [2] * 4
@@ -213,7 +214,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption(
     options = SelfCritical(samples=3, baseline="greedy")
     critic = SelfCritic(tiny.tokenizer, CAPTIONS, options)
     [judged], reward = critic(model.eval(), [batch])
-    caption = tiny.tokenizer.caption_prompt()[0]
+    caption = caption_prompt(tiny.tokenizer).ids[0]
     weights = [row[3] for row in rows_of(judged) if row[1][0] == caption]
     answers = [
         model.decoder.project(model.remember(batch.images[i : i + 1].float(), (3, 3)))
@@ -221,7 +222,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption(
     ]
     greedy = []
     for key, projected in zip(CAPTIONS, answers):
-        prompt = [tiny.tokenizer.caption_prompt()]
+        prompt = [caption_prompt(tiny.tokenizer).ids]
         [[best]] = generate_greedy(model, projected, prompt, tiny)
         text = tiny.tokenizer.decode(best.ids) + f" {END_WORD}" * best.finished
         greedy.append(critic.reward([key], [text])[0])
@@ -239,7 +240,7 @@ def generate_greedy(model, projected, prompt, tiny):  # type: ignore[no-untyped-
 
 def test_examples_can_be_weighted_against(model: VisionLanguageModel, tiny: Captioner) -> None:
     """A row of negative weight becomes less likely, which is what a poor sample asks for."""
-    prompt, text = tuple(tiny.tokenizer.caption_prompt()), tuple(tiny.tokenizer.encode("a dog"))
+    prompt, text = caption_prompt(tiny.tokenizer).ids, tuple(tiny.tokenizer.encode("a dog"))
     patches = torch.zeros(1, 9, model.vision.width)
 
     def nats(weight: float) -> float:

@@ -21,7 +21,7 @@ from training.loop.monitor import Monitor, log
 from training.loop.run_report import LOG_LINES, curves, score_table, write_report
 from training.recipe.recipe import Source
 from training.recipe.sources import Group
-from vlm.captioner import Answer
+from vlm.answers import Answer
 from vlm.weights.store import save_checkpoint
 
 if TYPE_CHECKING:

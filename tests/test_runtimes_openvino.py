@@ -24,7 +24,8 @@ from vlm.captioner import Captioner
 from vlm.cli import app
 from vlm.errors import how_to_install
 from vlm.model.vision import VisionEncoder, folded
-from vlm.runtimes.openvino import BackendError, Compiled, CompiledVision, compile_model, quantise
+from vlm.runtimes import openvino
+from vlm.runtimes.openvino import BackendError, Compiled, CompiledVision, quantise
 from vlm.weights.store import load_checkpoint
 
 QUESTIONS = ["what is it?", "how many dogs are on the grass?", "why?"]
@@ -152,7 +153,7 @@ def test_the_weights_of_torch_are_let_go(tiny_checkpoint, int8):
     weights = [
         weakref.ref(part) for part in (model.decoder, model.vision, *model.decoder.children())
     ]
-    compile_model(model, int8)
+    model = openvino.compiled(model, int8)
     assert [part() for part in weights] == [None] * len(weights)
 
 

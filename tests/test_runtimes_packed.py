@@ -10,7 +10,7 @@ from torch import nn
 
 from vlm.captioner import Captioner
 from vlm.model.vision import VisionEncoder, folded
-from vlm.runtimes.packed import PackedLinear, can_pack, pack
+from vlm.runtimes.packed import PackedLinear, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no packed layouts on this processor")
 
@@ -21,10 +21,8 @@ def photo() -> np.ndarray:
 
 
 @pytest.fixture
-def packed(tiny: Captioner) -> Captioner:
-    model = copy.deepcopy(tiny.model)
-    pack(model)
-    return Captioner(model, tiny.tokenizer)
+def fast(tiny: Captioner) -> Captioner:
+    return Captioner(packed(tiny.model), tiny.tokenizer)
 
 
 @pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (3, 1, 24), (2, 50, 24)])
@@ -46,22 +44,32 @@ def test_a_row_over_weights_that_no_cache_holds_is_the_layers(monkeypatch):
     """As each word of a greedy caption is, for models of a common size."""
     monkeypatch.setattr("vlm.runtimes.packed._LARGE", 0)
     linear = nn.Linear(24, 40)
-    packed = PackedLinear(linear.weight, linear.bias)
+    layer = PackedLinear(linear.weight, linear.bias)
     for shape in ((1, 24), (1, 1, 24), (2, 1, 24), (1, 3, 24)):
         x = torch.randn(shape)
-        torch.testing.assert_close(packed(x), linear(x))
+        torch.testing.assert_close(layer(x), linear(x))
 
 
-def test_a_packed_model_writes_and_explains_the_same(tiny, packed, photo):
-    plain, fast = (model.encode(photo) for model in (tiny, packed))
-    torch.testing.assert_close(fast.memory.tokens, plain.memory.tokens, atol=1e-4, rtol=1e-4)
+def test_a_packed_model_writes_and_explains_the_same(tiny, fast, photo):
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    plain, quick = (model.encode(photo) for model in (tiny, fast))
+    torch.testing.assert_close(quick.memory.tokens, plain.memory.tokens, atol=1e-4, rtol=1e-4)
     for options in ({"beams": 1}, {"beams": 3}, {"sample": True, "seed": 1}):
-        expected, answer = plain.caption(**options), fast.caption(**options)
+        expected, answer = plain.caption(**options), quick.caption(**options)
         assert answer.text == expected.text
         assert answer.score == pytest.approx(expected.score, abs=1e-4)
     for ours, theirs in zip(answer.maps(), expected.maps(), strict=True):
         assert abs(ours.weights - theirs.weights).max() < 1e-4
-    assert not any(isinstance(module, nn.Linear) for module in packed.model.decoder.modules())
+    assert not any(isinstance(module, nn.Linear) for module in fast.model.decoder.modules())
+    after = tiny.model.state_dict()
+    assert before.keys() == after.keys(), "a runtime leaves the model as it was"
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@torch.inference_mode()
+def test_a_packed_model_can_be_copied(tiny, fast, photo):
+    again = Captioner(copy.deepcopy(fast.model), tiny.tokenizer)
+    assert again.encode(photo).caption().text == fast.encode(photo).caption().text
 
 
 @pytest.mark.parametrize(
@@ -77,9 +85,7 @@ def test_every_encoder_gives_the_same_patches(name, all_packed, tiny):
     model = copy.deepcopy(tiny.model)
     model.vision = folded(VisionEncoder(config).eval())
     model.adapter = nn.Identity()
-    expected = model.vision
-    pack(model)
-    pixels = torch.randn(2, 3, *size)
-    torch.testing.assert_close(model.vision(pixels)[0], expected(pixels)[0], atol=1e-3, rtol=1e-3)
-    plain = [module for module in model.vision.modules() if isinstance(module, nn.Linear)]
+    found, pixels = packed(model).vision, torch.randn(2, 3, *size)
+    torch.testing.assert_close(found(pixels)[0], model.vision(pixels)[0], atol=1e-3, rtol=1e-3)
+    plain = [module for module in found.modules() if isinstance(module, nn.Linear)]
     assert (not plain) == all_packed

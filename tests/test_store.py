@@ -85,7 +85,7 @@ def test_a_foreign_file_is_an_error(folder, name, data):
     assert_one_sentence(caught.value, folder)
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+@pytest.mark.parametrize("version", [None, 0, 3, "1"])
 def test_another_format_version_is_refused(folder, version):
     edit(folder / "config.json", format_version=version)
     with pytest.raises(CheckpointError, match="format_version"):

@@ -49,13 +49,6 @@ def test_punctuation_is_a_word_of_its_own(tokenizer):
     assert [w.text for w in tokenizer.words(ids)] == ["what", "is", "it", "?"]
 
 
-def test_a_question_is_a_prefix_that_the_answer_continues(tokenizer):
-    prompt = tokenizer.question_prompt("what is the dog doing?")
-    assert prompt[0] == tokenizer.question
-    assert prompt[-1] == tokenizer.answer
-    assert tokenizer.decode(prompt) == "what is the dog doing?"
-
-
 def test_special_tokens_in_a_text_are_plain_text(tokenizer):
     ids = tokenizer.encode("a dog <end> <answer> yes")
     assert not {tokenizer.end, tokenizer.answer} & set(ids)
@@ -72,3 +65,58 @@ def test_a_missing_special_token_is_named(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match="<start>"):
         Tokenizer.load(tmp_path / "tokenizer.json", TextConfig(caption="<start>"))
+
+
+def word_piece() -> Tokenizer:
+    """As BERT's, whose decoder joins marks to their neighbours."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+
+    pieces = [
+        "[PAD]",
+        "[END]",
+        "[CAP]",
+        "[UNK]",
+        "dog",
+        "do",
+        "not",
+        "n",
+        "'",
+        "t",
+        "s",
+        "-",
+        "##s",
+    ]
+    pieces += ["##y", ".", ",", "?", "!", "'s", "n't", "don", "red"]
+    backend = Backend(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens(["[PAD]", "[END]", "[CAP]"])
+    return Tokenizer(backend, TextConfig("[PAD]", "[END]", "[CAP]", "", ""))
+
+
+@pytest.fixture(scope="module", params=["bundled", "trained", "word pieces"])
+def any_tokenizer(request, tokenizer) -> Tokenizer:
+    if request.param == "bundled":
+        from vlm.weights.hub import bundled_folder
+
+        return Tokenizer.load(bundled_folder() / "small" / "tokenizer.json", TextConfig())
+    return tokenizer if request.param == "trained" else word_piece()
+
+
+@given(data=st.data())
+def test_settled_words_are_those_of_every_continuation(any_tokenizer, data):
+    token = st.integers(0, any_tokenizer.vocab_size - 1)
+    ids = data.draw(st.lists(st.one_of(token, st.integers(0, 270)), min_size=1, max_size=14))
+    ids = [min(i, any_tokenizer.vocab_size - 1) for i in ids]
+    words = any_tokenizer.words(ids)
+    for length in range(len(ids) + 1):
+        settled = any_tokenizer.settled(ids[:length])
+        assert [(w.text, w.tokens) for w in settled] == [
+            (w.text, w.tokens) for w in words[: len(settled)]
+        ]
+
+
+def test_all_but_the_last_word_are_settled(tokenizer):
+    ids = tokenizer.encode("a red t-shirt and a dog")
+    assert [w.text for w in tokenizer.settled(ids)] == ["a", "red", "t-shirt", "and", "a"]

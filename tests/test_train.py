@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from training.loop.monitor import read_metrics
 from training.recipe.recipe import Recipe, load_recipe
 from training.train import app, run
-from vlm.captioner import load
+from vlm.loading import load
 
 RECIPES = Path(__file__).parents[1] / "training" / "recipes"
 

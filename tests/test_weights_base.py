@@ -28,6 +28,7 @@ from transformers import (
 
 import vlm
 from vlm.captioner import Captioner
+from vlm.prompts import question_prompt
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +91,7 @@ def test_blip_vqa(tmp_path):
     options = {"beams": 3, "candidates": 1, "min_tokens": 0, "max_tokens": 6}
     answers = image.ask_all(questions, length_penalty=1.0, **options)
     for question, answer in zip(questions, answers):
-        asked = torch.tensor([ours.tokenizer.question_prompt(question)])
+        asked = torch.tensor([list(question_prompt(ours.tokenizer, question).ids)])
         sequences = model.generate(asked, pixels, num_beams=3, max_new_tokens=6, do_sample=False)
         words = [token for token in sequences[0, 1:].tolist() if token != 3]
         assert list(answer.ids) == words

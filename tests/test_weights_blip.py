@@ -15,7 +15,8 @@ from transformers import (
     BlipProcessor,
 )
 
-from vlm.captioner import Captioner, QuestionError
+from vlm.captioner import Captioner
+from vlm.prompts import QuestionError, caption_prompt, question_prompt
 from vlm.tokenizer import Tokenizer
 from vlm.weights.convert import read_foreign
 
@@ -123,7 +124,7 @@ def test_the_same_layers_and_logits(reference, ours, pixels):
 @pytest.mark.parametrize("prompt", ["", "a red"])
 def test_the_same_words(reference, ours, pixels, beams, prompt):
     inputs = {}
-    start = ours.tokenizer.caption_prompt() + ours.tokenizer.encode(prompt)
+    start = list(caption_prompt(ours.tokenizer).ids) + ours.tokenizer.encode(prompt)
     if prompt:
         inputs["input_ids"] = blip_processor().tokenizer(
             [prompt] * len(pixels), return_tensors="pt"
@@ -199,7 +200,7 @@ def test_vqa_the_same_question_states_layers_and_logits(vqa, asker, pixels):
     image = vqa.vision_model(pixels).last_hidden_state
     states = vqa.text_encoder(**inputs, encoder_hidden_states=image).last_hidden_state
     model = asker.model
-    prompts = [asker.tokenizer.question_prompt(question) for question in QUESTIONS]
+    prompts = [list(question_prompt(asker.tokenizer, question).ids) for question in QUESTIONS]
     memory = model.read(model.project(model.encode(pixels)), prompts)
     for row, prompt in enumerate(prompts):
         assert inputs["input_ids"][row, : len(prompt)].tolist() == prompt
@@ -251,10 +252,10 @@ def test_vqa_batch_equals_single_where_theirs_does_not(vqa, asker, pixels):
     mask = inputs["attention_mask"]
     states = vqa.vision_model(pixels[:1]).last_hidden_state.expand(3, -1, -1)
     read = vqa.text_encoder(**inputs, encoder_hidden_states=states).last_hidden_state
-    start = torch.tensor([asker.tokenizer.caption_prompt()] * 3)
+    start = torch.tensor([list(caption_prompt(asker.tokenizer).ids)] * 3)
     theirs = vqa.text_decoder(start, encoder_hidden_states=read, encoder_attention_mask=mask).logits
     projected, prompts = asker.start([image], QUESTIONS)
-    assert prompts == start.tolist()
+    assert [list(prompt) for prompt in prompts] == start.tolist()
     ours = asker.model.decoder.logits(asker.model.decoder(start, projected).hidden)
     for row, length in enumerate(mask.sum(dim=1).tolist()):
         one = slice(row, row + 1)
@@ -276,10 +277,10 @@ def test_vqa_an_answers_map_is_two_hops(vqa, asker):
     vqa.set_attn_implementation("eager")
     pixels = blip_processor().image_processor([photos()[1]], return_tensors="pt")["pixel_values"]
     states = vqa.vision_model(pixels).last_hidden_state
-    question = torch.tensor([asker.tokenizer.question_prompt(QUESTIONS[0])])
+    question = torch.tensor([list(question_prompt(asker.tokenizer, QUESTIONS[0]).ids)])
     read = vqa.text_encoder(question, encoder_hidden_states=states, output_attentions=True)
     hop_one = torch.stack(read.cross_attentions).mean(dim=(0, 2))[0, :, 1:]  # (T, P)
-    start = torch.tensor([asker.tokenizer.caption_prompt()])
+    start = torch.tensor([list(caption_prompt(asker.tokenizer).ids)])
     written = vqa.text_decoder(
         start,
         encoder_hidden_states=read.last_hidden_state,
@@ -310,4 +311,4 @@ def test_a_prompt_of_the_configuration_starts_every_caption(ours):
     text = replace(ours.tokenizer.config, prompt="a red")
     tokenizer = Tokenizer(ours.tokenizer.backend, text)
     prompt = [ours.tokenizer.caption, *ours.tokenizer.encode("a red")]
-    assert Captioner(ours.model, tokenizer).prompt(None) == prompt
+    assert Captioner(ours.model, tokenizer).prompt(None).ids == tuple(prompt)

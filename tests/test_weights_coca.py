@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from vlm.captioner import Captioner
+from vlm.prompts import caption_prompt
 from vlm.weights import CheckpointError, coca
 from vlm.weights.convert import read_foreign
 
@@ -182,7 +183,7 @@ def test_the_same_words(reference, ours, pixels, beams):
         their_words(reference, image, tokenizer.caption, tokenizer.end, beams, 10)
         for image in pixels
     ]
-    prompts = [tokenizer.caption_prompt()] * 3
+    prompts = [list(caption_prompt(tokenizer).ids)] * 3
     projected = model.decoder.project(model.encode(pixels))
     assert words(model.decoder, projected, tokenizer, prompts, beams, 10) == expected
     assert len({tuple(ids) for ids in expected}) > 1, "the words must depend on the image"

@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from vlm.captioner import Captioner
+from vlm.prompts import caption_prompt
 from vlm.weights import CheckpointError
 from vlm.weights.convert import read_foreign
 
@@ -229,7 +230,7 @@ def test_the_same_words(case, ours, pixels, beams):
         pixels, num_beams=beams, do_sample=False, max_new_tokens=12, length_penalty=1.0
     )
     expected = their_words(sequences, prompt=1, end=case.end)
-    model, start = ours.model, ours.tokenizer.caption_prompt()
+    model, start = ours.model, list(caption_prompt(ours.tokenizer).ids)
     assert start == [case.start]
     projected = model.decoder.project(model.encode(pixels))
     assert words(model.decoder, projected, ours.tokenizer, [start] * 3, beams, 12) == expected

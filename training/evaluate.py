@@ -121,7 +121,7 @@ def evaluate(
         fail(f"--plot: there is no folder {plot.parent}")
 
     with clear_errors():
-        from vlm.captioner import load
+        from vlm.loading import load
         from vlm.weights.hub import DEFAULT
 
         from .data.report import Report

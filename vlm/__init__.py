@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vlm.captioner import Answer, Captioner, EncodedImage, load
+    from vlm.answers import Answer
+    from vlm.captioner import Captioner, EncodedImage
     from vlm.images import ImageError
+    from vlm.loading import load
     from vlm.options import Options
 
 __all__ = ["Answer", "Captioner", "EncodedImage", "ImageError", "Options", "load"]
 
 _HOMES = {
-    "Answer": "vlm.captioner",
+    "Answer": "vlm.answers",
     "Captioner": "vlm.captioner",
     "EncodedImage": "vlm.captioner",
     "ImageError": "vlm.images",
     "Options": "vlm.options",
-    "load": "vlm.captioner",
+    "load": "vlm.loading",
 }
 
 

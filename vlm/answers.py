@@ -1,44 +1,160 @@
-"""An Answer as JSON-ready records, and as a line to read."""
+"""What the model says: an Answer with its words, and its one form as JSON and as a line to read."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from vlm.generate import Hypothesis
+from vlm.tokenizer import Tokenizer, WordSpan
+
 if TYPE_CHECKING:
-    from vlm.captioner import Answer
+    from vlm.captioner import EncodedImage
+    from vlm.explain.maps import WordMap
 
 
-def caption_record(path: str, answer: Answer) -> dict[str, Any]:
-    """A caption, its words, and the candidates where several were asked for."""
-    record: dict[str, Any] = {
-        "image": path,
-        "caption": answer.text,
-        "score": answer.score,
-        "words": [vars(word) for word in answer.words],
-        "ms": answer.ms,
-    }
-    if answer.alternatives:
-        others = answer.alternatives
-        record["candidates"] = [
-            {"caption": answer.text, "confidence": answer.confidence},
-            *({"caption": other.text, "confidence": other.confidence} for other in others),
-        ]
-    return record
+@dataclass(frozen=True)
+class Word:
+    """A word and the natural logarithm of its probability, given the words before it."""
+
+    text: str
+    logprob: float
 
 
-def answer_record(path: str, answer: Answer) -> dict[str, Any]:
-    """An answer, its words and its alternatives."""
-    return {
-        "image": path,
-        "question": answer.question,
-        "answer": answer.text,
-        "confidence": answer.confidence,
-        "alternatives": [
-            {"answer": other.text, "confidence": other.confidence} for other in answer.alternatives
-        ],
-        "words": [vars(word) for word in answer.words],
-        "ms": answer.ms,
-    }
+@dataclass(frozen=True)
+class Alternative:
+    """Another text that the model considered: its probability, and the score that it was ranked by."""
+
+    text: str
+    confidence: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A caption, or the answer to `question`.
+
+    `score` is what captions are ranked by, the mean log-probability of a token by default; answers are ranked by
+    `confidence`, in 0..1 the probability of the whole text, however tokens spell it. `alternatives` are the other
+    candidates, best first. `finished` is False where the text was cut at its greatest length. `ms` are the
+    milliseconds spent on "encode" and "decode". A pickled Answer leaves its image behind, and then has no maps.
+    """
+
+    text: str
+    score: float
+    confidence: float
+    words: tuple[Word, ...]
+    alternatives: tuple[Alternative, ...]
+    question: str | None
+    finished: bool
+    ms: dict[str, float]
+    image: EncodedImage | None = field(repr=False, compare=False)
+    ids: tuple[int, ...] = field(repr=False)
+
+    def maps(
+        self, layer: int | None = None, head: int | None = None, method: str = "attention"
+    ) -> list[WordMap]:
+        """One map for each word of the question, if any, and of the text; layer and head count from 0.
+
+        Raises ValueError where there is no such layer, head or method; see `vlm.explain.maps`.
+        """
+        return self._image().maps(self.ids, self.question, layer, head, method)
+
+    def overlay(self, word: str | int | None = None, **style: Any) -> Image.Image:
+        """The image with one word's map over it, or a labelled sheet of all words.
+
+        `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`;
+        `style` are keywords of `vlm.explain.overlay.overlay` or, of all words, of its `sheet`.
+        Raises ValueError when there is no such word.
+        """
+        from vlm.explain.overlay import overlay, sheet
+
+        image, maps = self._image(), self.maps()
+        if word is None:
+            return sheet(image.picture, image.frame, maps, **style)
+        if isinstance(word, str):
+            matches = [m for m in maps if m.text.lower() == word.lower()]
+            if not matches:
+                raise ValueError(
+                    f"{word!r} is not one of the words: {', '.join(m.text for m in maps)}"
+                )
+            first = min(matches, key=lambda match: match.role == "question")
+            return overlay(image.picture, image.frame, first, **style)
+        if not -len(maps) <= word < len(maps):
+            raise ValueError(f"there is no word {word}; there are {len(maps)}")
+        return overlay(image.picture, image.frame, maps[word], **style)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: a caption with its "candidates" where there are several, or a question with its "answer"."""
+        rest = {
+            "score": self.score,
+            "confidence": self.confidence,
+            "finished": self.finished,
+            "words": [vars(word) for word in self.words],
+            "ms": self.ms,
+        }
+        if self.question is not None:
+            others = [{"answer": o.text, "confidence": o.confidence} for o in self.alternatives]
+            said = {"question": self.question, "answer": self.text, **rest}
+            return {**said, "alternatives": others}
+        said = {"caption": self.text, **rest}
+        if self.alternatives:
+            own = Alternative(self.text, self.confidence, self.score)
+            said["candidates"] = [
+                {"caption": c.text, "confidence": c.confidence, "score": c.score}
+                for c in (own, *self.alternatives)
+            ]
+        return said
+
+    def _image(self) -> EncodedImage:
+        if self.image is None:
+            raise ValueError("this answer was pickled without its image; ask where the image is")
+        return self.image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "image": None}
+
+    def __copy__(self) -> Answer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Answer:
+        return self
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a search has come: the words that it will not take back, and at its end the Answer.
+
+    `tentative` are the words that follow in the candidate that leads just now; another may overtake it.
+    """
+
+    words: tuple[Word, ...]
+    tentative: tuple[Word, ...] = ()
+    answer: Answer | None = None
+
+
+def words_of(tokenizer: Tokenizer, hypothesis: Hypothesis) -> tuple[Word, ...]:
+    """All words of a hypothesis."""
+    return _words(tokenizer.words(hypothesis.ids), hypothesis)
+
+
+def progress(tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> Progress:
+    """Where the search for one prompt stands, of its hypotheses that may still win, best first.
+
+    The words are sure on which all of them agree.
+    """
+    leader = hypotheses[0]
+    shared = leader.ids
+    ended = [h for h in hypotheses if h.finished]
+    for other in [h for h in hypotheses if not h.finished] + ended[:1]:
+        pairs = enumerate(zip(shared, other.ids))
+        shared = shared[: next((i for i, (a, b) in pairs if a != b), len(other.ids))]
+    sure = _words(tokenizer.settled(shared), leader)
+    return Progress(sure, words_of(tokenizer, leader)[len(sure) :])
 
 
 def answer_line(answer: Answer, with_question: bool) -> str:
@@ -48,3 +164,25 @@ def answer_line(answer: Answer, with_question: bool) -> str:
     if others:
         line += ", or " + ", ".join(f"{o.text} ({o.confidence:.0%})" for o in others)
     return f"{answer.question} {line}" if with_question else line
+
+
+def candidates(
+    tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis], ranked_by_confidence: bool
+) -> list[tuple[Alternative, Hypothesis]]:
+    """The texts of a search's result, best first, each with the best hypothesis that spells it."""
+    spelled: dict[str, list[Hypothesis]] = {}  # several token sequences may spell one text
+    for hypothesis in {h.ids: h for h in hypotheses}.values():  # samples may coincide
+        spelled.setdefault(tokenizer.decode(hypothesis.ids), []).append(hypothesis)
+    texts = []
+    for text, ways in spelled.items():
+        probability = sum(math.exp(sum(way.logprobs)) for way in ways)
+        texts.append((Alternative(text, min(1.0, probability), ways[0].score), ways[0]))
+    if ranked_by_confidence:
+        texts.sort(key=lambda pair: -pair[0].confidence)
+    return texts
+
+
+def _words(spans: Sequence[WordSpan], hypothesis: Hypothesis) -> tuple[Word, ...]:
+    return tuple(
+        Word(span.text, sum(hypothesis.logprobs[token] for token in span.tokens)) for span in spans
+    )

@@ -37,11 +37,11 @@ def stream(
     options: Options,
     seeds: Sequence[int] | None = None,
 ) -> Iterator[list[list[Hypothesis]]]:
-    """Yield, after each token, every prompt's hypotheses, best first; the last yield is the result.
+    """Yield, after each token, every prompt's hypotheses that may still win, best first; the last yield is the result.
 
     Prompts of one image follow each other, and every image has as many: `len(prompts)` is a multiple of the
     projection's batch. `seeds`, one a prompt, stand in for `options.seed`, which all prompts share. The words of a
-    single candidate, greedy or sampled, never change once yielded; beams may, and so may which candidate is best.
+    single candidate, greedy or sampled, never change once yielded; of beams those stay on which all agree.
     Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
     """
     room = decoder.config.max_length - max(len(prompt) for prompt in prompts)
@@ -61,8 +61,8 @@ def stream(
         chances = [options.seed] * len(prompts) if seeds is None else seeds
         steps = _ancestral(decoder, projected, prompts, end, pad, options, chances)
     while True:
-        # Both are entered for each step, so that they do not leak to the caller between yields.
-        with torch.inference_mode(), decoder.searching():
+        # Entered for each step, so that it does not leak to the caller between yields.
+        with decoder.inference():
             step = next(steps, None)
         if step is None:
             return
@@ -202,24 +202,22 @@ def _leading(
     token_logprobs: Tensor,
     options: Options,
 ) -> list[list[Hypothesis]]:
-    """The best hypotheses of each prompt while the search goes on."""
+    """The hypotheses of each prompt that may still win while the search goes on."""
     beams, length = options.beams, tokens.shape[1]
     result = []
     for prompt, done in enumerate(finished):
-        going = []
-        if open_prompts[prompt]:
-            rows = slice(prompt * beams, (prompt + 1) * beams)
-            going = [
-                Hypothesis(tuple(ids), tuple(logs), total / length**options.length_penalty, False)
-                for ids, logs, total in zip(
-                    tokens[rows].tolist(),
-                    token_logprobs[rows].tolist(),
-                    running[prompt].tolist(),
-                )
-                if total > _NEVER / 2
-            ]
-        ranked = sorted([*done, *going], key=lambda h: -h.score)
-        result.append(ranked[: options.candidates])
+        if not open_prompts[prompt]:
+            result.append(done[: options.candidates])
+            continue
+        rows = slice(prompt * beams, (prompt + 1) * beams)
+        going = [
+            Hypothesis(tuple(ids), tuple(logs), total / length**options.length_penalty, False)
+            for ids, logs, total in zip(
+                tokens[rows].tolist(), token_logprobs[rows].tolist(), running[prompt].tolist()
+            )
+            if total > _NEVER / 2
+        ]
+        result.append(sorted([*done, *going], key=lambda h: -h.score))
     return result
 
 

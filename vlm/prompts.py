@@ -1,12 +1,80 @@
-"""The one way in which text meets the model, in training, evaluation and use."""
+"""The one way in which text meets the model, in training, evaluation and use: what is asked, as ids.
+
+Which tokens are given and which the model chooses is known here alone.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from dataclasses import dataclass
+
+from vlm.errors import UserError
+from vlm.tokenizer import Tokenizer
+
+# Signs that keyboards write in several ways. Unicode's own compatibility forms (full-width marks, say) are left to it.
+_SAME = str.maketrans(
+    {**dict.fromkeys("‘’‛′´`", "'"), **dict.fromkeys("“”„‟″", '"')}
+    | dict.fromkeys("\u00ad\u200b\u2060\ufeff", "")  # they have no width
+)
+
+
+class QuestionError(UserError):
+    """A question or text that the model cannot be asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The ids that a text continues; `given` are the positions among them of the user's own words."""
+
+    ids: tuple[int, ...]
+    given: range = range(0)
+
+    def rows(self, count: int) -> list[int]:
+        """For each of the prompt's tokens and of `count` that follow, the row of a pass that shows where it looked.
+
+        A given token was read: its row is its own. A chosen one was predicted by the row before it, and where it
+        looked as it was chosen is that row's.
+        """
+        size = len(self.ids)
+        return [*range(size), *range(size - 1, size - 1 + count)]
 
 
 def clean_text(text: str) -> str:
-    """A text as the model should write it: single spaces, none before punctuation, no full stop."""
-    text = re.sub(r"\s+", " ", text).strip()
+    """A text as the model reads and writes it: plain marks, single spaces, none before punctuation, no full stop."""
+    text = unicodedata.normalize("NFKC", text.translate(_SAME))
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     text = re.sub(r"\s+([,.;:!?'])", r"\1", text)
     return text.rstrip(". ").replace("_", " ")
+
+
+def clean_question(text: str) -> str:
+    """A question in the one spelling that the model learns: a clean text in lower case that ends in one "?".
+
+    Raises QuestionError when there is no word in it.
+    """
+    text = clean_text(text).lower().rstrip("?!. ")
+    if not text:
+        raise QuestionError("the question is empty; write one")
+    return text + "?"
+
+
+def caption_prompt(tokenizer: Tokenizer) -> Prompt:
+    """What a caption continues, and with a reader an answer, too."""
+    return Prompt((tokenizer.caption, *tokenizer.encode(tokenizer.config.prompt)))
+
+
+def question_prompt(tokenizer: Tokenizer, question: str) -> Prompt:
+    """What asks a question; the answer continues it, or a reader reads it.
+
+    Raises QuestionError where the question has no word, or the model answers none.
+    """
+    if tokenizer.question is None or tokenizer.answer is None:
+        raise QuestionError("this model answers no questions; it writes captions")
+    words = tokenizer.encode(clean_question(question))
+    return Prompt((tokenizer.question, *words, tokenizer.answer), range(1, 1 + len(words)))
+
+
+def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a caption or an answer, without its end; none where there is no word in it."""
+    return tokenizer.encode(clean_text(text))

@@ -1,4 +1,4 @@
-"""Text to ids and back, prompts, and the joining of tokens into words."""
+"""Text to ids and back, and the joining of tokens into words."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class WordSpan:
 
 
 class Tokenizer:
-    """A `tokenizers` backend together with the model's special tokens and prompts."""
+    """A `tokenizers` backend together with the model's special tokens."""
 
     def __init__(self, backend: Backend, config: TextConfig) -> None:
         self.backend = backend
@@ -82,16 +82,6 @@ class Tokenizer:
         """Text of the ids; special tokens are dropped."""
         return self.backend.decode(list(ids), skip_special_tokens=True).strip()
 
-    def caption_prompt(self) -> list[int]:
-        """Ids that start a caption."""
-        return [self.caption, *self.encode(self.config.prompt)]
-
-    def question_prompt(self, question: str) -> list[int]:
-        """Ids that ask a question; the answer continues them. Raises ValueError where the model answers none."""
-        if self.question is None or self.answer is None:
-            raise ValueError("this model answers no questions")
-        return [self.question, *self.encode(question), self.answer]
-
     def words(self, ids: Sequence[int]) -> list[WordSpan]:
         """The words that the ids spell, each with its tokens.
 
@@ -117,6 +107,20 @@ class Tokenizer:
             spans.append(WordSpan(match.group(), match.start(), match.end(), tokens))
             before = match.end()
         return spans
+
+    def settled(self, ids: Sequence[int]) -> list[WordSpan]:
+        """The words of the ids that no token that follows can change.
+
+        Tokens without a space before them may still join the last stretch of characters, and the marks that a
+        WordPiece decoder joins to their neighbours, as in "dog ' s", the one before it.
+        """
+        text = self.decode(ids)
+        open_from = len(text)
+        for _ in range(2 if isinstance(self.backend.decoder, decoders.WordPiece) else 1):
+            open_from = len(text[:open_from].rstrip())
+            while open_from > 0 and not text[open_from - 1].isspace():
+                open_from -= 1
+        return [span for span in self.words(ids) if span.stop <= open_from]
 
     def save(self, path: str | Path) -> None:
         self.backend.save(str(path))

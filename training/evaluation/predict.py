@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 
-from vlm.captioner import BATCH, Captioner, EncodedImage, QuestionError
+from vlm.captioner import BATCH, Captioner, EncodedImage
 from vlm.images import ImageError, load_image
 from vlm.options import CAPTION
-from vlm.prompts import clean_text
+from vlm.prompts import QuestionError
 
 from ..data.records import DataError, Record
 from ..data.report import Broken, Report
@@ -66,7 +66,7 @@ def predict_answers(
         for image, group in zip(images, batch, strict=True):
             problems = {r: problem for r in group if (problem := _problem(captioner, r))}
             asked = [record for record in group if record not in problems]
-            answers = image.ask_all([_question(r) for r in asked], **options) if asked else []
+            answers = image.ask_all([r.question or "" for r in asked], **options) if asked else []
             answer_of = dict(zip(asked, answers, strict=True))
             for record in group:
                 if record in problems:
@@ -134,14 +134,9 @@ def _encoded(
     report.check()
 
 
-def _question(record: Record) -> str:
-    """The question as the trainer writes it."""
-    return clean_text(record.question or "")
-
-
 def _problem(captioner: Captioner, record: Record) -> str:
     try:
-        captioner.prompt(_question(record))
+        captioner.prompt(record.question or "")
     except QuestionError as error:
         return str(error)
     return ""

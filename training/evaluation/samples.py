@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from vlm.captioner import Answer, Captioner
+from vlm.answers import Answer
+from vlm.captioner import Captioner
 from vlm.images import ImageError
-from vlm.prompts import clean_text
 
 from ..data.records import DataError
 from ..recipe.sources import Group
@@ -23,7 +23,6 @@ def answers(captioner: Captioner, groups: Iterable[Group]) -> Iterator[tuple[Gro
             image = captioner.encode(group.image.read())
         except (ImageError, DataError):
             continue
-        question = first.question and clean_text(first.question)
-        answer = image.ask(question) if question else image.caption()
+        answer = image.ask(first.question) if first.question else image.caption()
         if answer.text:
             yield group, answer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlm.model.model import IGNORE_INDEX
-from vlm.prompts import clean_text
+from vlm.prompts import caption_prompt, question_prompt, text_ids
 from vlm.tokenizer import Tokenizer
 
 from ..recipe.sources import Group
@@ -77,13 +77,13 @@ def examples(
     for record in group.records:
         if record.question is None:
             for text in record.texts:
-                ids = tokenizer.encode(clean_text(text))
-                prompt = tuple(tokenizer.caption_prompt())
+                prompt = caption_prompt(tokenizer).ids
+                ids = text_ids(tokenizer, text)
                 rows.append(Example(prompt, (*ids, tokenizer.end), record.weight))
         else:
             answer = generator.choice(record.texts) if generator else mode(record.texts)
-            prompt = tuple(tokenizer.question_prompt(clean_text(record.question)))
-            ids = tokenizer.encode(clean_text(answer))
+            prompt = question_prompt(tokenizer, record.question).ids
+            ids = text_ids(tokenizer, answer)
             rows.append(Example(prompt, (*ids, tokenizer.end), record.weight))
     return rows
 

@@ -15,6 +15,7 @@ from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import IGNORE_INDEX, VisionLanguageModel
 from vlm.options import Options
+from vlm.prompts import caption_prompt
 from vlm.tokenizer import Tokenizer
 
 from ..evaluation.metrics.reward import CiderReward
@@ -114,7 +115,7 @@ class SelfCritic:
             others = self.options.samples - 1
             baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / others
 
-        prompt = tuple(self.tokenizer.caption_prompt())
+        prompt = caption_prompt(self.tokenizer).ids
         rows: list[list[Example]] = [[] for _ in batch.keys]
         for image, texts, weights in zip(images, samples, (rewards - baseline).tolist()):
             rows[image] = [Example(prompt, text, weight) for text, weight in zip(texts, weights)]
@@ -126,7 +127,7 @@ class SelfCritic:
         self, model: VisionLanguageModel, projected: Projected, keys: list[str], options: Options
     ) -> tuple[list[list[tuple[int, ...]]], Tensor]:
         """Captions of each image, `end` included where they have one, and their rewards `(B, candidates)`."""
-        prompts = [self.tokenizer.caption_prompt()] * len(keys)
+        prompts = [caption_prompt(self.tokenizer).ids] * len(keys)
         end, pad = self.tokenizer.end, self.tokenizer.pad
         seeds = torch.randint(2**40, (len(keys),)).tolist()  # images' chances must not be alike
         written = generate(model.decoder, projected, prompts, end, pad, options, seeds)
@@ -138,5 +139,5 @@ class SelfCritic:
 
     def _asked(self, rows: Rows) -> Rows:
         """The rows of questions."""
-        kept = rows.ids[:, 0] != self.tokenizer.caption_prompt()[0]
+        kept = rows.ids[:, 0] != caption_prompt(self.tokenizer).ids[0]
         return Rows(rows.ids[kept], rows.targets[kept], rows.weights[kept], rows.image[kept])

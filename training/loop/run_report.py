@@ -17,7 +17,8 @@ import typer
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vlm.captioner import Answer, Captioner
+from vlm.answers import Answer
+from vlm.captioner import Captioner
 from vlm.weights.store import load_checkpoint
 
 from ..data.records import DataError

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from vlm.generate import generate
 from vlm.model.model import VisionLanguageModel
 from vlm.options import Options
-from vlm.prompts import clean_text
+from vlm.prompts import caption_prompt, clean_text, question_prompt
 from vlm.tokenizer import Tokenizer
 
 from ..data.mixing import attempt
@@ -97,9 +97,9 @@ class Dev:
             for record in _first_caption_and_questions(group)
         ]
         prompts = [
-            self.tokenizer.caption_prompt()
+            caption_prompt(self.tokenizer).ids
             if record.question is None
-            else self.tokenizer.question_prompt(clean_text(record.question))
+            else question_prompt(self.tokenizer, record.question).ids
             for _, _, record in asked
         ]
         fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < self.max_length]

@@ -13,9 +13,11 @@ from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from vlm.captioner import Answer, Captioner, EncodedImage, QuestionError
+from vlm.answers import Answer
+from vlm.captioner import Captioner, EncodedImage
 from vlm.explain.maps import WordMap
 from vlm.images import ImageError
+from vlm.prompts import QuestionError
 
 DISPLAY_SIZE = 1280  # pixels of the longer side of the copy that the browser shows
 

@@ -137,7 +137,7 @@ def _checked_model(name: str | None, openvino: bool, int8: bool) -> str | None:
 
     Raises CheckpointError or QuestionError where it cannot caption, and BackendError where OpenVINO cannot run it.
     """
-    from vlm.captioner import load
+    from vlm.loading import load
     from vlm.weights.hub import find
 
     load(name, openvino=openvino, int8=int8).prompt(None)
@@ -269,7 +269,7 @@ class PartWriter:
     def __init__(self, job: Job, attempts: Any) -> None:
         import torch
 
-        from vlm.captioner import load
+        from vlm.loading import load
         from vlm.options import CAPTION
 
         torch.set_num_threads(job.cpus)

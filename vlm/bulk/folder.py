@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vlm.captioner import Answer, Captioner
+    from vlm.answers import Answer
+    from vlm.captioner import Captioner
 
 
 def caption_files(

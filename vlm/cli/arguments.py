@@ -87,7 +87,7 @@ def load(name: str | None, openvino: bool, int8: bool) -> Captioner:
     """The model that the options stand for."""
     # Hardly an object of an import is ever freed: looking for those takes a quarter of the time, at the end again.
     gc.disable()
-    from vlm.captioner import load
+    from vlm.loading import load
 
     gc.freeze()
     gc.enable()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm.answers import answer_line, answer_record
+from vlm.answers import answer_line
 from vlm.cli.arguments import AsJson, Int8, Model, OpenVino, given, load, search_options
 from vlm.cli.failures import fail
 from vlm.options import ANSWER, choose
@@ -38,7 +38,7 @@ def ask(
     picture = read(image)
     for answer in load(model, openvino, int8).encode(picture).ask_all(questions, **options):
         if as_json:
-            print(json.dumps(answer_record(str(image), answer)), flush=True)
+            print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
         else:
             print(answer_line(answer, with_question=len(questions) > 1), flush=True)
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 # torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
-from vlm.answers import caption_record
 from vlm.cli.arguments import AsJson, Int8, Model, OpenVino, given, load, search_options
 from vlm.cli.failures import fail
 from vlm.options import CAPTION, choose
@@ -73,7 +72,7 @@ def caption(
                     if write_txt:
                         write_text(text_file(path), answer.text, problems)
                     if as_json:
-                        print(json.dumps(caption_record(path, answer)), flush=True)
+                        print(json.dumps({"image": path, **answer.to_dict()}), flush=True)
                     else:
                         for text in (answer.text, *(other.text for other in answer.alternatives)):
                             print(text if alone else f"{path}: {text}", flush=True)

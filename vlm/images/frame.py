@@ -29,6 +29,12 @@ class Frame:
     height: int
     box: tuple[float, float, float, float]
 
+    def scaled(self, width: int, height: int) -> Frame:
+        """The same place on a copy of the image that has `width` x `height` pixels."""
+        left, top, right, bottom = self.box
+        across, down = width / self.width, height / self.height
+        return Frame(width, height, (left * across, top * down, right * across, bottom * down))
+
     def patch_box(
         self, row: int, column: int, grid: tuple[int, int]
     ) -> tuple[float, float, float, float]:

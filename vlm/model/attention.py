@@ -1,4 +1,4 @@
-"""One attention for looking back at the text and for looking at the image."""
+"""One attention for looking back at the text and for looking at a memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KeyValue = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries `(R, T, D)` over keys and values that `project` made.
+    """Multi-head attention of tokens `(R, T, D)`, over themselves or over the keys and values of a memory.
 
     When there are more rows of queries than of keys, `R = B * n`, the `n` rows that follow each other share one
     row of keys as a view: beams, questions and captions of one image never copy its projection.
@@ -23,81 +23,67 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(source_width or width, 2 * width)
         self.out = nn.Linear(width, width)
-        self.query_key_value: nn.Module | None = None  # of self-attention that is fused
 
-    @torch.no_grad()
-    def fuse(self) -> None:
-        """Join the layers that make queries, keys and values of self-attention, which takes less time for few rows.
-
-        Then there is only `look_back`, and no training.
-        """
-        layers = self.query, self.key_value
-        size = self.query.in_features, sum(layer.out_features for layer in layers)
-        self.query_key_value = fused = nn.Linear(*size, device="meta")
-        fused.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
-        fused.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))
-        del self.query, self.key_value
-
-    def project(self, source: Tensor) -> KeyValue:
-        """Keys and values `(B, H, S, D / H)` of a source `(B, S, source_width)`."""
-        return self._split(self.key_value(source))
-
-    def look_back(
+    def forward(
         self,
         x: Tensor,
+        memory: KeyValue | None = None,
         past: KeyValue | None = None,
         mask: Tensor | None = None,
         explicit: bool = False,
-    ) -> tuple[Tensor, KeyValue]:
-        """Self-attention `(R, T, D)` of tokens that follow those of `past`, and the keys and values of all of them."""
-        width = x.shape[-1]
-        if self.query_key_value is None:
-            queries, key_value = self.query(x), self.key_value(x)
-        else:
-            queries, key_value = self.query_key_value(x).split([width, 2 * width], dim=-1)
-        keys, values = self._split(key_value)
-        if past is not None:
-            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        attended, _ = self._attend(queries, (keys, values), mask, explicit)
-        return attended, (keys, values)
+    ) -> tuple[Tensor, KeyValue, Tensor | None]:
+        """What was attended to, `(R, T, D)`, its keys and values, and the probabilities `(R, H, T, S)` if `explicit`.
 
-    def forward(
-        self, x: Tensor, key_value: KeyValue, mask: Tensor | None = None, explicit: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attend, `(R, T, D)`, and the probabilities `(R, H, T, S)` when `explicit`, else None.
-
-        `mask` is True where a query may look and broadcasts to `(B, H, n * T, S)`.
+        With a `memory`, which `project` made, it is that; else the tokens of `past` and these. `mask` is True where
+        a query may look and broadcasts to `(B, H, n * T, S)`.
         """
-        return self._attend(self.query(x), key_value, mask, explicit)
+        key_value = memory if memory is not None else joined(past, self.project(x))
+        attended, probabilities = attend(self.query(x), key_value, self.heads, mask, explicit)
+        return self.out(attended), key_value, probabilities
 
-    def _attend(
-        self, queries: Tensor, key_value: KeyValue, mask: Tensor | None, explicit: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        rows, length, width = queries.shape
-        keys, values = key_value
-        images = keys.shape[0]
-        queries = queries.view(images, -1, self.heads, width // self.heads)
-        queries = queries.transpose(1, 2)  # (B, H, n * T, D / H)
-        probabilities = None
-        if explicit:
-            scores = queries @ keys.transpose(-1, -2) / (width // self.heads) ** 0.5
-            if mask is not None:
-                scores = scores.masked_fill(~mask, float("-inf"))
-            weights = scores.softmax(dim=-1)  # (B, H, n * T, S)
-            attended = weights @ values
-            probabilities = weights.unflatten(2, (rows // images, length))
-            probabilities = probabilities.transpose(1, 2).flatten(0, 1)  # (R, H, T, S)
-        else:
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        attended = attended.transpose(1, 2).reshape(rows, length, width)
-        return self.out(attended), probabilities
+    def project(self, source: Tensor) -> KeyValue:
+        """Keys and values `(B, H, S, D / H)` of a source `(B, S, source_width)`."""
+        return split_heads(self.key_value(source), self.heads)
 
-    def _split(self, key_value: Tensor) -> KeyValue:
-        keys, values = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in key_value.chunk(2, dim=-1)
-        )
-        return keys, values
+
+def split_heads(key_value: Tensor, heads: int) -> KeyValue:
+    """Keys and values side by side, `(B, S, 2 * D)`, as `(B, H, S, D / H)` each."""
+    keys, values = (
+        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in key_value.chunk(2, dim=-1)
+    )
+    return keys, values
+
+
+def joined(past: KeyValue | None, new: KeyValue) -> KeyValue:
+    """Keys and values of earlier tokens and of those that follow them."""
+    if past is None:
+        return new
+    return torch.cat([past[0], new[0]], dim=2), torch.cat([past[1], new[1]], dim=2)
+
+
+def attend(
+    queries: Tensor, key_value: KeyValue, heads: int, mask: Tensor | None, explicit: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Scaled dot-product attention of queries `(R, T, D)`: `(R, T, D)` and, if `explicit`, `(R, H, T, S)`.
+
+    "Attention is all you need", Vaswani et al. 2017; fused where the probabilities are not asked for.
+    """
+    rows, length, width = queries.shape
+    keys, values = key_value
+    images = keys.shape[0]
+    queries = queries.view(images, -1, heads, width // heads).transpose(1, 2)  # (B, H, n * T, D/H)
+    probabilities = None
+    if explicit:
+        scores = queries @ keys.transpose(-1, -2) / (width // heads) ** 0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        weights = scores.softmax(dim=-1)  # (B, H, n * T, S)
+        attended = weights @ values
+        probabilities = weights.unflatten(2, (rows // images, length))
+        probabilities = probabilities.transpose(1, 2).flatten(0, 1)  # (R, H, T, S)
+    else:
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return attended.transpose(1, 2).reshape(rows, length, width), probabilities
 
 
 def causal_mask(length: int, past: int, device: torch.device) -> Tensor:

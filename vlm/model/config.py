@@ -19,7 +19,8 @@ from vlm.typed import (
     check_fields,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)  # in the first, an MLP's layers were called rise and fall
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 Task = Literal["caption", "vqa"]
@@ -170,8 +171,8 @@ class ModelConfig:
             raise ConfigError("config.json is not a mapping")
         values = dict(values)
         version = values.pop("format_version", None)
-        if version != FORMAT_VERSION or isinstance(version, bool):
+        if version not in READABLE or isinstance(version, bool):
             raise ConfigError(
-                f"config.json has format_version {version!r}; this release reads {FORMAT_VERSION}"
+                f"config.json has format_version {version!r}; this release reads {READABLE}"
             )
         return build(cls, values, ConfigError, "config.json")

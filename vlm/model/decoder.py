@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -36,6 +36,37 @@ class Projected:
         )
         return Projected(layers, None if self.mask is None else self.mask[rows])
 
+    @staticmethod
+    def stack(parts: Sequence[Projected]) -> Projected:
+        """Several projections as one batch; shorter memories are padded, and the padding masked.
+
+        One alone stays the view that it is.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        sizes = [part.layers[0][0].shape[2] for part in parts]
+        longest = max(sizes)
+        layers = []
+        for layer in zip(*(part.layers for part in parts)):
+            keys, values = (
+                torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[2])) for x in kind])
+                for kind in zip(*layer)
+            )
+            layers.append((keys, values))
+        if all(part.mask is None and size == longest for part, size in zip(parts, sizes)):
+            return Projected(tuple(layers), None)
+        masks = [_real(part, size, longest) for part, size in zip(parts, sizes)]
+        return Projected(tuple(layers), torch.cat(masks))
+
+
+def _real(part: Projected, size: int, longest: int) -> Tensor:
+    """Which of `longest` slots are real, `(B, longest)`."""
+    keys = part.layers[0][0]
+    mask = part.mask
+    if mask is None:
+        mask = torch.ones(len(keys), size, dtype=torch.bool, device=keys.device)
+    return F.pad(mask, (0, longest - size))
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -66,12 +97,16 @@ class Sublayer(nn.Module):
             MLP(config) if kind == "m" else Attention(config.width, config.heads, source_width)
         )
 
-    def residual(self, x: Tensor, change: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *attended: Any) -> tuple[Tensor, KeyValue | None, Tensor | None]:
+        """`x` `(R, T, D)` with what the body adds; for `attended` and the rest of what it gives see `Attention`."""
+        change = self.norm(x) if self.prenorm else x
+        key_value, probabilities = None, None
+        if self.kind == "m":
+            change = self.body(change)
+        else:
+            change, key_value, probabilities = self.body(change, *attended)
         x = x + self.dropout(change)
-        return x if self.prenorm else self.norm(x)
-
-    def enter(self, x: Tensor) -> Tensor:
-        return self.norm(x) if self.prenorm else x
+        return x if self.prenorm else self.norm(x), key_value, probabilities
 
 
 class MLP(nn.Module):
@@ -80,12 +115,12 @@ class MLP(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         hidden = round(config.width * config.mlp_ratio)
-        self.rise = nn.Linear(config.width, hidden)
+        self.up = nn.Linear(config.width, hidden)
         self.activation = _activation(config.activation)
-        self.fall = nn.Linear(hidden, config.width)
+        self.down = nn.Linear(hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fall(self.activation(self.rise(x)))
+        return self.down(self.activation(self.up(x)))
 
 
 class Decoder(nn.Module):
@@ -94,7 +129,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding: nn.Module = nn.Embedding(config.vocab_size, config.width)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
         norm = partial(nn.LayerNorm, config.width, eps=config.norm_eps)
         self.embedding_norm = norm() if config.embedding_norm else nn.Identity()
@@ -115,18 +150,13 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.position_embedding.weight.device
 
-    def fuse(self) -> None:
-        """Fuse all self-attention, in place, for inference; see `Attention.fuse`."""
-        for sublayer in self._sublayers():
-            if isinstance(sublayer.body, Attention) and sublayer.kind == "s":
-                sublayer.body.fuse()
-
     def project(self, memory: Memory) -> Projected:
         """Cross keys and values of every layer, `(B, H, S, D / H)`."""
         layers: list[KeyValue] = []
         for sublayer in self._sublayers():
-            if isinstance(sublayer.body, Attention) and sublayer.kind == "c":
-                keys, values = sublayer.body.project(sublayer.memory_norm(memory.tokens))
+            if sublayer.kind == "c":
+                body = cast("Attention", sublayer.body)
+                keys, values = body.project(sublayer.memory_norm(memory.tokens))
                 # Every later token reads all of them: each head's lie side by side.
                 layers.append((keys.contiguous(), values.contiguous()))
         return Projected(tuple(layers), memory.mask)
@@ -144,23 +174,12 @@ class Decoder(nn.Module):
         `R` is a multiple of the memory's batch; rows of one image follow each other. `valid` `(R, P + T)` is
         False on padding to the left of a prompt; positions count from the first valid token.
         """
-        length = ids.shape[1]
-        past = 0 if not cache else cache[0][0].shape[2]
-        if past + length > self.config.max_length:
-            raise ValueError(
-                f"{past + length} tokens are more than the decoder's {self.config.max_length}"
-            )
-        if valid is None:
-            positions = torch.arange(past, past + length, device=ids.device)
-        else:
-            positions = (valid.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-        self_mask = self._self_mask(length, past, valid, ids.device)
+        positions, self_mask = place(self.config, ids, cache, valid)
         cross_mask = None if projected.mask is None else projected.mask[:, None, None, :]
-        return self.compute(
-            ids, positions, projected.layers, cache or (), self_mask, cross_mask, explicit
-        )
+        cross_layers = projected.layers
+        return self.run(ids, positions, cross_layers, cache or (), self_mask, cross_mask, explicit)
 
-    def compute(
+    def run(
         self,
         ids: Tensor,
         positions: Tensor,
@@ -170,10 +189,9 @@ class Decoder(nn.Module):
         cross_mask: Tensor | None,
         explicit: bool,
     ) -> Decoded:
-        """What `forward` gives, of tensors alone.
+        """All sublayers over `ids` at their `positions`, `(T,)` or `(R, T)`.
 
-        `positions` are `(T,)` or `(R, T)`; masks are True where a query may look, and broadcast to
-        `(R, H, T, P + T)` and `(B, H, n * T, S)`.
+        Masks are True where a query may look, and broadcast to `(R, H, T, P + T)` and `(B, H, n * T, S)`.
         """
         x = self.token_embedding(ids) * self.config.embedding_scale  # (R, T, D)
         x = self.dropout(self.embedding_norm(x + self.position_embedding(positions)))
@@ -181,50 +199,54 @@ class Decoder(nn.Module):
         grown: list[KeyValue] = []
         cross_attention: list[Tensor] = []
         for sublayer in self._sublayers():
-            entered = sublayer.enter(x)
-            if isinstance(sublayer.body, MLP):
-                change = sublayer.body(entered)
-            elif sublayer.kind == "s":
-                change, key_value = sublayer.body.look_back(
-                    entered, next(past, None), self_mask, explicit
-                )
+            if sublayer.kind == "s":
+                x, key_value, _ = sublayer(x, None, next(past, None), self_mask)
                 grown.append(key_value)
+            elif sublayer.kind == "c":
+                x, _, probabilities = sublayer(x, next(cross), None, cross_mask, explicit)
+                cross_attention.append(probabilities)
             else:
-                change, attention = sublayer.body(entered, next(cross), cross_mask, explicit)
-                if attention is not None:
-                    cross_attention.append(attention)
-            x = sublayer.residual(x, change)
-        return Decoded(self.final_norm(x), tuple(grown), tuple(cross_attention))
+                x, _, _ = sublayer(x)
+        return Decoded(self.final_norm(x), tuple(grown), tuple(cross_attention) if explicit else ())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `(..., V)` of hidden states `(..., D)`."""
         hidden = self.head_transform(hidden)
         if self.head is None:
-            return F.linear(hidden, cast("Tensor", self.token_embedding.weight), self.head_bias)
+            return F.linear(hidden, self.token_embedding.weight, self.head_bias)
         logits = self.head(hidden)
         return logits if self.head_bias is None else logits + self.head_bias
 
-    def searching(self) -> AbstractContextManager[Any]:
-        """To be entered by a search: what its own operations need beside this decoder's."""
-        return nullcontext()
+    def inference(self) -> AbstractContextManager[Any]:
+        """What a search runs in: no graph is kept for gradients."""
+        return torch.inference_mode()
 
     def _sublayers(self) -> Iterator[Sublayer]:
         return iter(cast("Iterable[Sublayer]", self.sublayers))
 
-    def _self_mask(
-        self, length: int, past: int, valid: Tensor | None, device: torch.device
-    ) -> Tensor | None:
-        """True where a query may look, broadcast to `(R, H, T, P + T)`; None where it may look at all."""
-        if valid is None:
-            free = length == 1 or not self.config.causal
-            return None if free else causal_mask(length, past, device)
-        seen = causal_mask(length, past, device)
-        if not self.config.causal:
-            seen = torch.ones_like(seen)
-        # Padding looks at itself, so that its softmax is over something.
-        itself = torch.eye(length, dtype=torch.bool, device=device)
-        itself = F.pad(itself, (past, 0))
-        return ((seen & valid[:, None, :]) | itself)[:, None]
+
+def place(
+    config: DecoderConfig, ids: Tensor, cache: Cache | None, valid: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Positions of `ids` `(R, T)` behind `P` cached tokens, `(T,)` or `(R, T)`, and where each may look back.
+
+    The mask broadcasts to `(R, H, T, P + T)`; None lets all tokens look at all. Raises ValueError when the tokens
+    are more than the decoder has positions for.
+    """
+    length, past = ids.shape[1], 0 if not cache else cache[0][0].shape[2]
+    if past + length > config.max_length:
+        raise ValueError(f"{past + length} tokens are more than the decoder's {config.max_length}")
+    if valid is None:
+        positions = torch.arange(past, past + length, device=ids.device)
+        free = length == 1 or not config.causal
+        return positions, None if free else causal_mask(length, past, ids.device)
+    positions = (valid.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+    seen = causal_mask(length, past, ids.device)
+    if not config.causal:
+        seen = torch.ones_like(seen)
+    # Padding looks at itself, so that its softmax is over something.
+    itself = F.pad(torch.eye(length, dtype=torch.bool, device=ids.device), (past, 0))
+    return positions, ((seen & valid[:, None, :]) | itself)[:, None]
 
 
 def _activation(name: Activation) -> nn.Module:
@@ -250,6 +272,6 @@ def _initialise(module: nn.Module, depth: int) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-    residual = {Attention: "out", MLP: "fall"}.get(type(module))
+    residual = {Attention: "out", MLP: "down"}.get(type(module))
     if residual is not None:
         nn.init.normal_(getattr(module, residual).weight, std=0.02 / depth**0.5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,12 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segment:
-    """Slots `[start, stop)` of a memory, e.g. "image"; `grid` `(h, w)` where they are patches, or draw on some."""
+    """Slots `[start, stop)` of a memory by name, e.g. "image", "class", "tags".
+
+    `grid` is `(h, w)` where they are an image's patches, or draw on them; `words` are what the slots spell where they
+    are words, one tuple an image of the batch.
+    """
 
     name: str
     start: int
     stop: int
     grid: tuple[int, int] | None = None
+    words: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,73 @@ class Memory:
             patches = attention @ lift
         return patches.unflatten(-1, segment.grid)
 
+    def shares(self, attention: Tensor) -> dict[str, Tensor]:
+        """How much of an attention over slots `(B, ..., S)` each segment has, `(B, ...)`; they sum to 1."""
+        return {s.name: attention[..., s.start : s.stop].sum(dim=-1) for s in self.segments}
+
     def select(self, rows: Tensor | list[int]) -> Memory:
         """The memory of some images of the batch."""
         rows = torch.as_tensor(rows, device=self.tokens.device)
+        segments = tuple(
+            s if s.words is None else replace(s, words=tuple(s.words[i] for i in rows.tolist()))
+            for s in self.segments
+        )
         return Memory(
             self.tokens[rows],
-            self.segments,
+            segments,
             None if self.mask is None else self.mask[rows],
             None if self.lift is None else self.lift[rows],
         )
+
+    @staticmethod
+    def concat(parts: Sequence[Memory]) -> Memory:
+        """Memories of the same images one behind the other, such as patches and words.
+
+        Raises ValueError when a segment's name is used twice, or more than one has an image.
+        """
+        names = [segment.name for part in parts for segment in part.segments]
+        if len(names) != len(set(names)):
+            raise ValueError(f"segments of one memory need names of their own, not {names}")
+        segments, start = [], 0
+        for part in parts:
+            segments += [
+                replace(s, start=s.start + start, stop=s.stop + start) for s in part.segments
+            ]
+            start += part.tokens.shape[1]
+        if sum(segment.grid is not None for segment in segments) > 1:
+            raise ValueError("a memory holds one image; encode several apart")
+        tokens = torch.cat([part.tokens for part in parts], dim=1)
+        mask = lift = None
+        if any(part.mask is not None for part in parts):
+            mask = torch.cat([part.real for part in parts], dim=1)
+        if any(part.lift is not None for part in parts):
+            patches = next(part.lift.shape[2] for part in parts if part.lift is not None)
+            lifts = [
+                part.tokens.new_zeros(*part.tokens.shape[:2], patches)
+                if part.lift is None
+                else part.lift
+                for part in parts
+            ]
+            lift = torch.cat(lifts, dim=1)
+        return Memory(tokens, tuple(segments), mask, lift)
+
+    @property
+    def real(self) -> Tensor:
+        """`mask`, `(B, S)`, also where all slots are real."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+
+
+def word_memory(tokens: Tensor, name: str, words: Sequence[Sequence[str]]) -> Memory:
+    """A memory of words: slots `tokens` `(B, S, D)`, and the words that each image's first slots spell.
+
+    An image with fewer words than there are slots has its last ones masked.
+    """
+    counts = torch.tensor([len(own) for own in words], device=tokens.device)
+    mask = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]  # (B, S)
+    segment = Segment(name, 0, tokens.shape[1], words=tuple(map(tuple, words)))
+    return Memory(tokens, (segment,), mask)
 
 
 def image_memory(tokens: Tensor, grid: tuple[int, int]) -> Memory:

@@ -52,8 +52,7 @@ class Pooler(nn.Module):
     def forward(self, features: Tensor, grid: tuple[int, int]) -> Memory:
         queries = self.queries.expand(len(features), -1, -1)
         key_value = self.attention.project(features)
-        pooled, attention = self.attention(queries, key_value, explicit=True)
-        assert attention is not None
+        pooled, _, attention = self.attention(queries, key_value, explicit=True)
         prefix = features.shape[1] - grid[0] * grid[1]
         lift = attention.mean(dim=1)[..., prefix:]  # (B, Q, h * w)
         return Memory(self.norm(pooled), (Segment("image", 0, len(self.queries), grid),), lift=lift)

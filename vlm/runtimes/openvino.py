@@ -6,8 +6,8 @@ import functools
 import gc
 import mmap
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -16,33 +16,40 @@ import torch
 from torch import Tensor, nn
 
 from vlm.errors import UserError, how_to_install
-from vlm.model.decoder import Cache, Decoded, Decoder, Projected
+from vlm.model.decoder import Cache, Decoded, Decoder, Projected, place
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder
+from vlm.runtimes.twin import fused, twin
 
 
 class BackendError(UserError):
     """A way of running a model that is not to be had here; the message says why."""
 
 
-def compile_model(model: VisionLanguageModel, int8: bool = False) -> None:
-    """Have OpenVINO run a model's encoder, reader and decoder, in place; its weights are then no longer to be had.
+def compiled(model: VisionLanguageModel, int8: bool = False) -> VisionLanguageModel:
+    """A model's twin whose encoder, reader and decoder OpenVINO runs; it has no gradients.
 
-    With `int8` their matrices are stored in 8 bits with a scale for each output, and multiplied in float32. There are
-    no gradients. Raises BackendError where OpenVINO is not installed, or lacks an operation.
+    With `int8` their matrices are stored in 8 bits with a scale for each output, and multiplied in float32. Raises
+    BackendError where OpenVINO is not installed, or lacks an operation.
     """
     try:
         import openvino  # noqa: F401
         import threadpoolctl  # noqa: F401
     except ImportError:
         raise BackendError(f"OpenVINO is not installed; {how_to_install('openvino')}") from None
+    same = twin(model)
     with torch.no_grad():
-        model.vision = CompiledVision(model.vision, int8)
-        model.decoder = CompiledDecoder(model.decoder, int8)
+        # They answer to what the twin asks of them, see `vlm.runtimes`, and are no layers with weights.
+        parts: dict[str, Any] = {
+            "vision": CompiledVision(model.vision, int8),
+            "decoder": CompiledDecoder(model.decoder, int8),
+        }
         if model.reader is not None:
-            model.reader = CompiledDecoder(model.reader, int8)
+            parts["reader"] = CompiledDecoder(model.reader, int8)
+    same._modules.update(parts)
     gc.collect()  # what traced the modules holds them, and their weights, in a cycle
+    return same
 
 
 class Compiled:
@@ -88,12 +95,15 @@ class Compiled:
         self.idle.append(request)
         return copies
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return self  # it has no state between calls
 
-class CompiledVision(VisionEncoder):
+
+class CompiledVision(nn.Module):
     """An encoder for images of its model's own size."""
 
     def __init__(self, encoder: VisionEncoder, int8: bool) -> None:
-        nn.Module.__init__(self)  # not the parent's, whose layers are not wanted
+        super().__init__()
         self.config, self.width = encoder.config, encoder.width
         # Two images, so that nothing takes the batch for a constant.
         pixels = torch.zeros(2, 3, *encoder.config.preprocess.size)
@@ -105,14 +115,14 @@ class CompiledVision(VisionEncoder):
         return self.patches([pixels])[0], self.grid
 
 
-class CompiledDecoder(Decoder):
+class CompiledDecoder(nn.Module):
     """A decoder whose passes, projections and logits are graphs."""
 
     def __init__(self, decoder: Decoder, int8: bool) -> None:
         from threadpoolctl import ThreadpoolController
 
-        nn.Module.__init__(self)  # not the parent's, whose layers are not wanted
-        decoder.fuse()
+        super().__init__()
+        decoder = fused(decoder)
         config = self.config = decoder.config
         self.self_layers = config.sublayers.count("s")
         # No size is 1 or the same as another, so that nothing takes it for a constant.
@@ -138,7 +148,7 @@ class CompiledDecoder(Decoder):
             pairs = _paired(flat)
             cross, cache = pairs[:cross_count], pairs[cross_count:]
             # With probabilities: to OpenVINO they cost no more than fused attention.
-            decoded = decoder.compute(ids, positions, cross, cache, self_mask, cross_mask, True)
+            decoded = decoder.run(ids, positions, cross, cache, self_mask, cross_mask, True)
             return [decoded.hidden, *_flat(decoded.cache), *decoded.cross_attention]
 
         def project(tokens: Tensor) -> list[Tensor]:
@@ -151,9 +161,11 @@ class CompiledDecoder(Decoder):
         self.head_logits = Compiled(decoder, decoder.logits, [hidden], shapes, int8)
         self.torch_threads = ThreadpoolController().select(user_api="openmp")
 
-    def searching(self) -> AbstractContextManager[Any]:
-        """One thread for torch: a second would wait for more work, busily, where OpenVINO's are to run next."""
-        return self.torch_threads.limit(limits=1)
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No graph, and one thread for torch: a second would wait for more work, busily, where OpenVINO's run next."""
+        with torch.inference_mode(), self.torch_threads.limit(limits=1):
+            yield
 
     @property
     def device(self) -> torch.device:
@@ -162,30 +174,34 @@ class CompiledDecoder(Decoder):
     def project(self, memory: Memory) -> Projected:
         return Projected(_paired(self.projection([memory.tokens])), memory.mask)
 
-    def compute(
+    def forward(
         self,
         ids: Tensor,
-        positions: Tensor,
-        cross_layers: Cache,
-        cache: Cache,
-        self_mask: Tensor | None,
-        cross_mask: Tensor | None,
-        explicit: bool,
+        projected: Projected,
+        cache: Cache | None = None,
+        valid: Tensor | None = None,
+        explicit: bool = False,
     ) -> Decoded:
+        """As `vlm.model.decoder.Decoder`."""
         rows, length = ids.shape
+        positions, self_mask = place(self.config, ids, cache, valid)
         if not cache:
             heads = self.config.heads
             empty = torch.empty(rows, heads, 0, self.config.width // heads)
             cache = ((empty, empty),) * self.self_layers
         if self_mask is None:
             self_mask = torch.ones(1, 1, length, cache[0][0].shape[2] + length, dtype=torch.bool)
-        if cross_mask is None:
-            cross_mask = torch.ones(1, 1, 1, cross_layers[0][0].shape[2], dtype=torch.bool)
-        masks = [self_mask.view(-1, 1, *self_mask.shape[-2:]), cross_mask]
-        inputs = [ids, positions.view(-1, length), *masks, *_flat(cross_layers), *_flat(cache)]
+        slots = projected.mask
+        if slots is None:
+            slots = torch.ones(1, projected.layers[0][0].shape[2], dtype=torch.bool)
+        masks = [self_mask.view(-1, 1, *self_mask.shape[-2:]), slots[:, None, None, :]]
+        inputs = [ids, positions.view(-1, length), *masks, *_flat(projected.layers), *_flat(cache)]
         kept = 1 + 2 * self.self_layers
         hidden, *rest = self.passes(inputs, None if explicit else kept)
         return Decoded(hidden, _paired(rest[: kept - 1]), tuple(rest[kept - 1 :]))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledDecoder:
+        return self  # as its graphs
 
     def logits(self, hidden: Tensor) -> Tensor:
         rows = hidden.flatten(0, -2)

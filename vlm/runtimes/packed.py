@@ -1,17 +1,18 @@
-"""Linear layers for inference on x86 CPUs, with weights laid out once as oneDNN reads them."""
+"""Weights laid out for inference on x86 processors, as oneDNN reads them."""
 
 from __future__ import annotations
 
 import platform
-from copy import deepcopy
+from copy import copy
 from itertools import pairwise
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder
+from vlm.runtimes.twin import M, fused, twin
 
 # What oneDNN computes while a layer's output is still in registers: its name and its algorithm.
 _FUSED = {nn.GELU: "gelu", nn.ReLU: "relu"}
@@ -47,48 +48,57 @@ class PackedLinear(nn.Module):
         )
         return y[:1] if alone else y
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
+        return copy(self)  # the layout has no copy, and nothing ever changes it
+
 
 def can_pack() -> bool:
     """Whether this machine's oneDNN has the layouts."""
     return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
 
-def pack(model: VisionLanguageModel) -> None:
-    """Replace a model's linear layers by packed ones, in place; its weights are then no longer to be had."""
-    model.vision = _pack_vision(model.vision)
-    _pack_children(model.adapter)
-    for decoder in (model.decoder, model.reader):
+def packed(model: VisionLanguageModel) -> VisionLanguageModel:
+    """A model's twin whose linear layers are packed; it has no gradients, and the model stays as it was."""
+    same = twin(model)
+    same.vision = _packed_vision(model.vision)
+    same.adapter = _packed_children(model.adapter)
+    for name in ("decoder", "reader"):
+        decoder = getattr(model, name)
         if decoder is None:
             continue
-        decoder.fuse()
-        if decoder.head is None and decoder is model.decoder:
-            decoder.head = PackedLinear(cast("Tensor", decoder.token_embedding.weight), None)
-        _pack_children(decoder)
+        decoder = fused(decoder)
+        if decoder.head is None and name == "decoder":
+            decoder.head = PackedLinear(decoder.token_embedding.weight, None)
+        setattr(same, name, _packed_children(decoder))
+    return same
 
 
-def _pack_children(module: nn.Module) -> None:
+def _packed_children(module: M) -> M:
+    same = twin(module)
     children = [*module.named_children(), ("", None)]
     for (name, child), (following, activation) in pairwise(children):
         if isinstance(child, nn.Linear):
-            fused = activation if type(activation) in _FUSED else None
-            setattr(module, name, PackedLinear(child.weight, child.bias, fused))
-            if fused is not None:
-                setattr(module, following, nn.Identity())
-        elif child is not None:
-            _pack_children(child)
+            joined = activation if type(activation) in _FUSED else None
+            same._modules[name] = PackedLinear(child.weight, child.bias, joined)
+            if joined is not None:
+                same._modules[following] = nn.Identity()
+        elif child is not None and not isinstance(same._modules[name], nn.Identity):
+            same._modules[name] = _packed_children(child)
+    return same
 
 
 @torch.no_grad()
-def _pack_vision(encoder: VisionEncoder) -> VisionEncoder:
+def _packed_vision(encoder: VisionEncoder) -> VisionEncoder:
     """The encoder with packed layers, or as it was where its modules do not call their layers one after the other."""
     if not any(isinstance(module, nn.Linear) for module in encoder.modules()):
         return encoder
-    copy = deepcopy(encoder)
-    _pack_children(copy)
-    probe = torch.randn(1, 3, *encoder.config.preprocess.size)
+    same = _packed_children(encoder)
+    probe = torch.rand(
+        1, 3, *encoder.config.preprocess.size, generator=torch.Generator().manual_seed(0)
+    )
     expected = encoder(probe)[0]
     try:
-        actual = copy(probe)[0]
+        actual = same(probe)[0]
     except (RuntimeError, AttributeError, TypeError):  # it reads the weights of its layers itself
         return encoder
-    return copy if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder
+    return same if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder

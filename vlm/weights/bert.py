@@ -38,6 +38,6 @@ def layers(ours: str, theirs: str, depth: int) -> Table:
             table |= module(f"{sublayer}.body.out", f"{attention}.output.dense")
         sublayer = f"{ours}.sublayers.{3 * i + 2}"
         table |= module(f"{sublayer}.norm", f"{layer}.output.LayerNorm")
-        table |= module(f"{sublayer}.body.rise", f"{layer}.intermediate.dense")
-        table |= module(f"{sublayer}.body.fall", f"{layer}.output.dense")
+        table |= module(f"{sublayer}.body.up", f"{layer}.intermediate.dense")
+        table |= module(f"{sublayer}.body.down", f"{layer}.output.dense")
     return table

@@ -248,8 +248,8 @@ def _decoder_table(text_layers: int, layers: int, width: int, length: int) -> Ta
         if ".cross_attn." in theirs:
             table |= module(f"{attend}.memory_norm", f"{theirs}.ln_1_kv")
         table |= module(f"{mlp}.norm", f"{theirs}.ln_2")
-        table |= module(f"{mlp}.body.rise", f"{theirs}.mlp.c_fc")
-        table |= module(f"{mlp}.body.fall", f"{theirs}.mlp.c_proj")
+        table |= module(f"{mlp}.body.up", f"{theirs}.mlp.c_fc")
+        table |= module(f"{mlp}.body.down", f"{theirs}.mlp.c_proj")
     return table
 
 

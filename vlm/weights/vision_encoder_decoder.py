@@ -205,8 +205,8 @@ def _gpt2(
         table |= module(f"{cross}.body.key_value", f"{attention}.c_attn", how=transposed)
         table |= module(f"{cross}.body.out", f"{attention}.c_proj", how=transposed)
         table |= module(f"{mlp}.norm", f"{layer}.ln_2")
-        table |= module(f"{mlp}.body.rise", f"{layer}.mlp.c_fc", how=transposed)
-        table |= module(f"{mlp}.body.fall", f"{layer}.mlp.c_proj", how=transposed)
+        table |= module(f"{mlp}.body.up", f"{layer}.mlp.c_fc", how=transposed)
+        table |= module(f"{mlp}.body.down", f"{layer}.mlp.c_proj", how=transposed)
     return decoder, table
 
 
@@ -321,8 +321,8 @@ def _trocr(
             table |= module(f"{ours}.body.out", f"{theirs}.out_proj")
         ours = f"decoder.sublayers.{3 * i + 2}"
         table |= module(f"{ours}.norm", f"{layer}.final_layer_norm")
-        table |= module(f"{ours}.body.rise", f"{layer}.fc1")
-        table |= module(f"{ours}.body.fall", f"{layer}.fc2")
+        table |= module(f"{ours}.body.up", f"{layer}.fc1")
+        table |= module(f"{ours}.body.down", f"{layer}.fc2")
     return decoder, table
 
 

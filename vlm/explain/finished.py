@@ -1,0 +1,60 @@
+"""What every method explains: a text that is finished, with the image and the prompt that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from vlm.model.decoder import Projected
+from vlm.model.memory import Memory
+from vlm.prompts import Prompt, caption_prompt, question_prompt
+from vlm.runtimes import Runtime
+from vlm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A caption (`question` None) or an answer about one image, its `memory` of batch 1 and what projects it.
+
+    `ids` are the text's tokens without prompt and end.
+    """
+
+    model: Runtime
+    tokenizer: Tokenizer
+    memory: Memory
+    projected: Projected
+    ids: tuple[int, ...]
+    question: str | None = None
+
+    @cached_property
+    def asked(self) -> Prompt:
+        """What asked the question."""
+        assert self.question is not None
+        return question_prompt(self.tokenizer, self.question)
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """What the decoder continued: with a reader, which takes the question, as a caption begins."""
+        if self.question is None or self.model.reader is not None:
+            return caption_prompt(self.tokenizer)
+        return self.asked
+
+    @cached_property
+    def attended(self) -> Memory:
+        """What the decoder attended to: the image, or with a reader the question as it was read."""
+        if self.question is None or self.model.reader is None:
+            return self.memory
+        return self.model.read(self.projected, [self.asked.ids], image=self.memory)
+
+    @cached_property
+    def sequence(self) -> Tensor:
+        """The decoder's prompt and the text, `(1, T)`."""
+        return torch.tensor([[*self.prompt.ids, *self.ids]], device=self.model.device)
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The row of a pass over `sequence` that shows where each of its tokens looked; see `Prompt.rows`."""
+        return self.prompt.rows(len(self.ids))
