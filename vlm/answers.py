@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from vlm.generate import Hypothesis
-from vlm.tokenizer import Tokenizer, WordSpan
-
+# Types alone: what renders answers must not wait for torch.
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vlm.captioner import EncodedImage
     from vlm.explain.maps import WordMap
+    from vlm.generate import Hypothesis
+    from vlm.tokenizer import Tokenizer, WordSpan
 
 
 @dataclass(frozen=True)
