@@ -344,7 +344,8 @@ def explained(result) -> dict:
     record = json.loads(line)
     assert record.keys() == {"image", "text", "words"}
     for word in record["words"]:
-        assert word.keys() == {"text", "role", "grid", "map"}
+        assert word.keys() == {"text", "role", "grid", "map", "mass", "method"}
+        assert 0 <= word["mass"] <= 1
         weights = np.array(word["map"])
         assert weights.shape == tuple(word["grid"])
         assert weights.min() >= 0
@@ -383,7 +384,11 @@ def test_a_question_and_its_answer_are_explained(run, photos):
     assert explained(tidy) == record
     own = explained(run("explain", photos / "2.jpg", "--question", "what is it?", "--json"))
     assert own["words"][:4] == [
-        word | {"map": pytest.approx(np.array(word["map"]), abs=1e-5)}
+        word
+        | {
+            "map": pytest.approx(np.array(word["map"]), abs=1e-5),
+            "mass": pytest.approx(word["mass"]),
+        }
         for word in record["words"][:4]
     ]
 

@@ -89,10 +89,7 @@ def explain(
 
         sheet(encoded.picture, encoded.frame, maps).save(out)
     if as_json:
-        words = [
-            {"text": m.text, "role": m.role, "grid": list(m.grid), "map": m.weights.tolist()}
-            for m in maps
-        ]
+        words = [word_map.to_dict() for word_map in maps]
         print(json.dumps({"image": str(image), "text": answer.text, "words": words}), flush=True)
     else:
         print(answer.text, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,17 @@ class WordMap:
     @property
     def grid(self) -> tuple[int, int]:
         return self.weights.shape[0], self.weights.shape[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "text": self.text,
+            "role": self.role,
+            "grid": list(self.grid),
+            "map": self.weights.tolist(),
+            "mass": self.mass,
+            "method": self.method,
+        }
 
 
 @torch.inference_mode()
