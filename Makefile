@@ -1,11 +1,11 @@
 PYTHON ?= python3
 
-.PHONY: app test check browser screenshot wheel
+.PHONY: app test check browser proxies screenshot wheel
 
 app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
 
-test: check browser  ## everything that CI runs
+test: check browser proxies  ## everything that CI runs
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
 check: .venv/test  ## lint, format and types
@@ -18,6 +18,13 @@ browser: .venv/test  ## a browser for the tests, where the system has none
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } || \
 	  .venv/bin/playwright install chromium
+
+proxies: .venv/python  ## the web servers of docs/serving.md, unpacked for the tests; nothing is installed or started
+	@[ -x .venv/proxies/usr/bin/caddy ] || \
+	  { PATH="$$PATH:/usr/sbin" command -v nginx && command -v caddy; } >/dev/null || \
+	  { mkdir -p .venv/proxies && cd .venv/proxies && { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
+	    apt-get download -qq nginx caddy && for package in *.deb; do dpkg -x $$package .; done; } || \
+	  echo "no nginx and caddy here: the tests with them are skipped"
 
 screenshot: browser  ## assets/screenshot.png, as the README shows it
 	.venv/bin/python assets/screenshot.py

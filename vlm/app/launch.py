@@ -38,7 +38,7 @@ def serve(
         blocks.launch(
             server_name=host,
             server_port=port,
-            root_path=None if root_path is None else _public(root_path),
+            root_path=None if root_path is None else public_path(root_path),
             auth=None if accounts is None else accounts.admit,  # type: ignore[arg-type]  # it may be async
             share=False,
             max_file_size=MAX_UPLOAD,
@@ -57,7 +57,7 @@ def serve(
     blocks.block_thread()
 
 
-def _public(root_path: str) -> str:
+def public_path(root_path: str) -> str:
     """A path with a slash before and none behind it, or a whole address. Raises UserError when it is neither."""
     if re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", root_path):
         return root_path.rstrip("/")
