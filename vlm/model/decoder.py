@@ -97,14 +97,20 @@ class Sublayer(nn.Module):
             MLP(config) if kind == "m" else Attention(config.width, config.heads, source_width)
         )
 
-    def forward(self, x: Tensor, *attended: Any) -> tuple[Tensor, KeyValue | None, Tensor | None]:
-        """`x` `(R, T, D)` with what the body adds; for `attended` and the rest of what it gives see `Attention`."""
-        change = self.norm(x) if self.prenorm else x
-        key_value, probabilities = None, None
+    def forward(
+        self,
+        x: Tensor,
+        memory: KeyValue | None = None,
+        past: KeyValue | None = None,
+        mask: Tensor | None = None,
+        explicit: bool = False,
+    ) -> tuple[Tensor, KeyValue | None, Tensor | None]:
+        """`x` `(R, T, D)` and what the body adds; of attention also what `Attention` gives beside it."""
+        change, key_value, probabilities = self.norm(x) if self.prenorm else x, None, None
         if self.kind == "m":
             change = self.body(change)
         else:
-            change, key_value, probabilities = self.body(change, *attended)
+            change, key_value, probabilities = self.body(change, memory, past, mask, explicit)
         x = x + self.dropout(change)
         return x if self.prenorm else self.norm(x), key_value, probabilities
 
