@@ -425,6 +425,17 @@ def test_models_lists_what_is_on_this_machine(run, tiny_checkpoint, tmp_path, mo
     }
 
 
+def test_the_app_is_served_as_asked(run, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("vlm.app.launch._check_address", lambda host, port: None)
+    monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: asked.update(options))
+    monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: None)
+    options = ["--host", "::1", "--port", 7999, "--root-path", "/vlm"]
+    assert run("app", *options).exit_code == 0
+    assert asked["server_name"] == "[::1]"
+    assert (asked["server_port"], asked["root_path"]) == (7999, "/vlm")
+
+
 LONG = "why " * 2500
 
 
@@ -447,6 +458,12 @@ LONG = "why " * 2500
         (["ask", "photo.jpg", "what is it?", " \n"], "the question is empty"),
         (["ask", "photo.jpg", LONG], "the question is too long"),
         (["ask", "photo.jpg", "what?", "--model", "unknown"], "no model 'unknown'"),
+        (["app", "--host", "8.8.8.8"], "--host takes an address of this machine"),
+        (["app", "--host", "127.0.0.1:80"], "--host takes an address of this machine"),
+        (["app", "--host", "a" * 80], "--host takes an address of this machine"),
+        (["app", "--auth-file", "none"], "none: no such file; make it with"),
+        (["app", "--add-user", "ann"], "--add-user needs to know where"),
+        (["app", "--model", "unknown"], "no model 'unknown'"),
         (["explain", "photo.jpg"], "--out"),
         (["explain", "missing.jpg", "--json"], "missing.jpg: no such file"),
         (["explain", "photo.jpg", "--json", "--question", ""], "the question is empty"),

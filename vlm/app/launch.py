@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 from pathlib import Path
 
 import gradio as gr
@@ -30,13 +32,14 @@ def serve(
     `vlm.app.accounts`. Raises UserError when the port is taken, or a path or file is wrong.
     """
     accounts = None if auth_file is None else Accounts.read(auth_file)
+    _check_address(host, port)
     blocks = build(captioner)
     # Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
     blocks._queue.sleep_when_free = POLL_SECONDS
     blocks._queue.progress_update_sleep_when_free = POLL_SECONDS
     try:
         blocks.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             root_path=None if root_path is None else public_path(root_path),
             auth=None if accounts is None else accounts.admit,  # type: ignore[arg-type]  # it may be async
@@ -50,11 +53,29 @@ def serve(
             prevent_thread_lock=True,
         )
     except OSError:
-        raise UserError(
-            f"cannot listen on {host}:{port}; is it taken? Choose another with --port"
-        ) from None
+        raise _taken(host, port) from None
     print(f"Open {blocks.local_url} in a browser. Ctrl+C stops the app.", flush=True)
     blocks.block_thread()
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise UserError where nothing can listen: Gradio looks at the port of 127.0.0.1 alone."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise _taken(host, port) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no name of a machine"
+        raise UserError(
+            f"cannot listen on {host}:{port}: {reason}; --host takes an address of this machine"
+        ) from None
+
+
+def _taken(host: str, port: int) -> UserError:
+    return UserError(f"cannot listen on {host}:{port}; is it taken? Choose another with --port")
 
 
 def public_path(root_path: str) -> str:
