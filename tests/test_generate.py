@@ -274,3 +274,52 @@ def test_each_prompt_may_have_a_seed_of_its_own(seed):
     own = generate(decoder, project(decoder), prompts, END, PAD, options, [seed, 3])
     assert own[0][0].ids == shared[0][0].ids
     assert own[1][0].ids != own[0][0].ids
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(max_tokens=9, min_tokens=5),
+        Options(beams=3, candidates=3, max_tokens=9, min_tokens=5),
+        Options(sample=True, candidates=2, temperature=3.0, max_tokens=9, min_tokens=5, seed=1),
+    ],
+)
+@pytest.mark.parametrize("images", [2, 4])
+def test_a_prompt_that_is_not_wanted_leaves_the_batch_and_the_others_do_not_notice(
+    options, images, monkeypatch
+):
+    decoder = make()
+    projected = project(decoder, images)
+    prompts = [[START], [START, 5, 6], [START, 7], [START, 8]]  # one or two an image
+    alone = generate(decoder, projected, prompts, END, PAD, options)
+    rows = []
+    forward = decoder.forward
+
+    def counted(ids, *rest, **named):
+        rows.append(len(ids))
+        return forward(ids, *rest, **named)
+
+    monkeypatch.setattr(decoder, "forward", counted)
+    seen = []
+    leaving = {0: 2, 2: 4}  # after how many tokens
+
+    def wanted(prompt):
+        return len(seen) < leaving.get(prompt, 100)
+
+    for step in stream(decoder, projected, prompts, END, PAD, options, wanted=wanted):
+        seen.append(step)
+    each = max(options.beams, options.candidates)
+    assert [count // each for count in rows[1:5]] == [4, 3, 3, 2]
+    for prompt in (1, 3):
+        assert [h.ids for h in seen[-1][prompt]] == [h.ids for h in alone[prompt]]
+        scores = [h.score for h in seen[-1][prompt]]
+        assert scores == pytest.approx([h.score for h in alone[prompt]], abs=1e-5)
+    assert seen[-1][0] == seen[1][0]
+
+
+def test_a_search_that_nobody_wants_ends():
+    decoder = make()
+    steps = stream(
+        decoder, project(decoder), [[START]], END, PAD, Options(), wanted=lambda prompt: False
+    )
+    assert len(list(steps)) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -207,11 +207,15 @@ class Captioner:
         return read, [caption_prompt(self.tokenizer).ids for _ in prompts]
 
     def steps(
-        self, projected: Projected, prompts: Sequence[Sequence[int]], options: Options
+        self,
+        projected: Projected,
+        prompts: Sequence[Sequence[int]],
+        options: Options,
+        wanted: Callable[[int], bool] = lambda prompt: True,
     ) -> Iterator[list[list[Hypothesis]]]:
         """The hypotheses after each token; see `vlm.generate.stream`."""
-        end, pad = self.tokenizer.end, self.tokenizer.pad
-        return stream(self.model.decoder, projected, prompts, end, pad, options)
+        decoder, end, pad = self.model.decoder, self.tokenizer.end, self.tokenizer.pad
+        return stream(decoder, projected, prompts, end, pad, options, wanted=wanted)
 
     def write(
         self, images: Sequence[EncodedImage], questions: Sequence[str] | None, options: Options

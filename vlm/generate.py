@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,9 @@ from vlm.model.decoder import Cache, Decoder, Projected
 from vlm.options import Options
 
 _NEVER = -1e9  # a score no hypothesis reaches; finite, so that sums of it stay numbers
+
+# A search for several prompts: yields their hypotheses, and is sent the positions of those that go on, None for all.
+Search = Generator[list[list["Hypothesis"]], Sequence[int] | None, None]
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ def stream(
     pad: int,
     options: Options,
     seeds: Sequence[int] | None = None,
+    wanted: Callable[[int], bool] = lambda prompt: True,
 ) -> Iterator[list[list[Hypothesis]]]:
     """Yield, after each token, every prompt's hypotheses that may still win, best first; the last yield is the result.
 
     Prompts of one image follow each other, and every image has as many: `len(prompts)` is a multiple of the
     projection's batch. `seeds`, one a prompt, stand in for `options.seed`, which all prompts share. The words of a
     single candidate, greedy or sampled, never change once yielded; of beams those stay on which all agree.
+    A prompt that is not `wanted`, asked by its number after each token, leaves the batch with the hypotheses it has.
     Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
     """
     room = decoder.config.max_length - max(len(prompt) for prompt in prompts)
@@ -60,13 +65,22 @@ def stream(
     else:
         chances = [options.seed] * len(prompts) if seeds is None else seeds
         steps = _ancestral(decoder, projected, prompts, end, pad, options, chances)
-    while True:
+    results: list[list[Hypothesis]] = [[] for _ in prompts]
+    active = list(range(len(prompts)))
+    going: list[int] | None = None
+    while active:
         # Entered for each step, so that it does not leak to the caller between yields.
         with decoder.inference():
-            step = next(steps, None)
-        if step is None:
-            return
-        yield step
+            try:
+                step = steps.send(going)
+            except StopIteration:
+                return
+        for prompt, hypotheses in zip(active, step):
+            results[prompt] = hypotheses
+        yield list(results)
+        places = [place for place, prompt in enumerate(active) if wanted(prompt)]
+        going = None if len(places) == len(active) else places
+        active = [active[place] for place in places]
 
 
 def generate(
@@ -91,10 +105,10 @@ def _ancestral(
     pad: int,
     options: Options,
     seeds: Sequence[int | None],
-) -> Iterator[list[list[Hypothesis]]]:
+) -> Search:
     """Greedy decoding, or independent samples of each prompt."""
     state = _State.start(decoder, projected, prompts, pad, options.candidates)
-    rows = len(prompts) * options.candidates
+    count = len(prompts) * options.candidates
     device = state.logits.device
     # A generator of its own for each row: a prompt's samples do not depend on what else is in the batch.
     generators = [
@@ -102,9 +116,9 @@ def _ancestral(
         for seed in seeds
         for candidate in range(options.candidates)
     ]
-    tokens = torch.empty(rows, 0, dtype=torch.long, device=device)
-    chosen_logprobs = torch.empty(rows, 0, device=device)
-    finished = torch.zeros(rows, dtype=torch.bool, device=device)
+    tokens = torch.empty(count, 0, dtype=torch.long, device=device)
+    chosen_logprobs = torch.empty(count, 0, device=device)
+    finished = torch.zeros(count, dtype=torch.bool, device=device)
     for length in range(1, options.max_tokens + 1):
         logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
         scores = _controlled(state.logits, tokens, length, end, options)
@@ -114,7 +128,7 @@ def _ancestral(
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)
         chosen_logprobs = torch.cat([chosen_logprobs, logprob], dim=1)
         finished = finished | (chosen == end)
-        yield _grouped(
+        going = yield _grouped(
             [
                 _hypothesis(ids, logs, end, done, options)
                 for ids, logs, done in zip(
@@ -123,9 +137,14 @@ def _ancestral(
             ],
             options.candidates,
         )
+        if going is not None:
+            rows = _rows(going, options.candidates, device)
+            state = state.select(going, options.candidates)
+            tokens, chosen_logprobs, finished = tokens[rows], chosen_logprobs[rows], finished[rows]
+            generators = [generators[row] for row in rows.tolist()]
         if length == options.max_tokens or bool(finished.all()):
             return
-        state = state.step(decoder, chosen)
+        state = state.step(decoder, tokens[:, -1])
 
 
 def _beam(
@@ -135,7 +154,7 @@ def _beam(
     end: int,
     pad: int,
     options: Options,
-) -> Iterator[list[list[Hypothesis]]]:
+) -> Search:
     """Beam search; a prompt stops when its best running beam, ended now, would not beat its worst finished one."""
     beams, count = options.beams, len(prompts)
     state = _State.start(decoder, projected, prompts, pad, beams)
@@ -146,7 +165,6 @@ def _beam(
     running[:, 0] = 0.0  # the beams start equal: only one may branch
     finished: list[list[Hypothesis]] = [[] for _ in prompts]
     open_prompts = [True] * count
-    first_rows = torch.arange(count, device=device)[:, None] * beams
     for length in range(1, options.max_tokens + 1):
         logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
         controlled = _controlled(state.logits, tokens, length, end, options)
@@ -155,7 +173,7 @@ def _beam(
         likely, likely_tokens = ranked.topk(min(2 * beams, vocab_size), dim=1)  # (R, k)
         totals = (running.view(-1, 1) + likely).view(count, -1)  # (P, n * k)
         best, flat = totals.topk(min(2 * beams, totals.shape[1]), dim=1)
-        parents = flat // likely.shape[1] + first_rows
+        parents = flat // likely.shape[1] + torch.arange(count, device=device)[:, None] * beams
         chosen = likely_tokens.view(count, -1).gather(1, flat)
         grown_tokens = torch.cat([tokens[parents], chosen[..., None]], dim=-1)  # (P, 2 * n, T)
         grown_logprobs = torch.cat(
@@ -190,7 +208,15 @@ def _beam(
         if last:
             yield [hypotheses[: options.candidates] for hypotheses in finished]
             return
-        yield _leading(finished, open_prompts, running, tokens, token_logprobs, options)
+        going = yield _leading(finished, open_prompts, running, tokens, token_logprobs, options)
+        if going is not None:
+            own = _rows(going, beams, device)
+            tokens, token_logprobs, running = tokens[own], token_logprobs[own], running[going]
+            finished, open_prompts = [finished[i] for i in going], [open_prompts[i] for i in going]
+            if not any(open_prompts):
+                return
+            rows = rows[own] - own + torch.arange(len(own), device=device)
+            state, count = state.select(going, beams), len(going)
         state = state.step(decoder, tokens[:, -1], rows)
 
 
@@ -262,6 +288,16 @@ class _State:
             valid = None if valid is None else valid.repeat_interleave(copies, dim=0)
         return cls(logits, cache, projected, valid)
 
+    def select(self, prompts: Sequence[int], copies: int) -> _State:
+        """The state of some prompts, each of which has `copies` rows."""
+        rows = _rows(prompts, copies, self.logits.device)
+        cache = tuple((k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.cache)
+        images = len(self.projected.layers[0][0])
+        prompts_per_image = len(self.logits) // copies // images
+        projected = self.projected.select(rows[::copies] // copies // prompts_per_image)
+        valid = None if self.valid is None else self.valid[rows]
+        return _State(self.logits[rows], cache, projected, valid)
+
     def step(self, decoder: Decoder, tokens: Tensor, rows: Tensor | None = None) -> _State:
         """Append one token to each row; `rows` says which row each one continues (None: itself)."""
         cache, valid = self.cache, self.valid
@@ -271,6 +307,12 @@ class _State:
             valid = torch.cat([valid, valid.new_ones(len(tokens), 1)], dim=1)
         decoded = decoder(tokens[:, None], self.projected, cache, valid)
         return _State(decoder.logits(decoded.hidden[:, -1]), decoded.cache, self.projected, valid)
+
+
+def _rows(prompts: Sequence[int], copies: int, device: torch.device) -> Tensor:
+    """The rows of some prompts of a batch in which each has `copies`."""
+    first = torch.tensor(prompts, dtype=torch.long, device=device)[:, None] * copies
+    return (first + torch.arange(copies, device=device)).flatten()
 
 
 def _controlled(logits: Tensor, tokens: Tensor, length: int, end: int, options: Options) -> Tensor:
