@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.layout import held_out, pick_split, read_json, read_text
+from training.data.layout import held_out, pick_split
 from training.data.records import DataError
 
 
@@ -29,16 +29,3 @@ def test_pick_split_knows_the_names_of_dev():
         pick_split("dev", ["train"], "here")
     with pytest.raises(DataError, match="it has none"):
         pick_split("dev", [], "here")
-
-
-def test_unreadable_text_and_json_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"missing.json is missing"):
-        read_json(tmp_path / "missing.json")
-    (tmp_path / "cut.json").write_text('{"images": [')
-    with pytest.raises(DataError, match=r"cut.json is not valid JSON"):
-        read_json(tmp_path / "cut.json")
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(DataError, match="cannot be read as UTF-8"):
-        read_text(tmp_path / "latin.txt")
-    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfimage,caption")
-    assert read_text(tmp_path / "mark.txt") == "image,caption"

@@ -36,6 +36,8 @@ FIXTURES = Path(__file__).parent / "fixtures"
         ("gqa/train_balanced_questions.json", "gqa"),
         ("vizwiz", "vizwiz"),
         ("vizwiz/Annotations/train.json", "vizwiz"),
+        ("vizwiz_captions", "vizwiz_captions"),
+        ("vizwiz_captions/annotations/train.json", "vizwiz_captions"),
         ("easy_vqa", "easy_vqa"),
         ("blip/coco_karpathy_train.json", "blip"),
         ("blip/vqa_train.json", "blip"),

@@ -50,3 +50,12 @@ def test_a_file_that_is_no_list_is_an_error(tmp_path):
     (tmp_path / "chat.json").write_text("{}")
     with pytest.raises(DataError, match="must hold a list"):
         list(read(tmp_path / "chat.json", "llava", "all"))
+
+
+def test_llava_turn_that_is_the_image_alone_asks_for_a_caption(tmp_path):
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A red square."}]
+    (tmp_path / "chat.json").write_text(
+        json.dumps([{"id": 7, "image": "x.jpg", "conversations": turns}])
+    )
+    (record,) = read(tmp_path / "chat.json", "llava", "all")
+    assert (record.question, record.texts, record.id) == (None, ("A red square.",), "7")

@@ -129,16 +129,3 @@ def test_gqa_gives_types_and_boxes_of_the_named_objects():
 def test_gqa_without_the_unbalanced_file_names_what_is_missing():
     with pytest.raises(DataError, match="no split 'train'"):
         list(read(FIXTURES / "gqa", split="train", balanced=False))
-
-
-def test_vizwiz_marks_and_leaves_out_unanswerable_questions():
-    folder = FIXTURES / "vizwiz"
-    records = list(read(folder, split="train"))
-    assert [record.kind for record in records] == ["other", "unanswerable"]
-    assert records[0].texts == ("red square",) * 9 + ("red",)
-    assert records[0].id == "VizWiz_train_00000000.jpg"
-    assert records[0].image.read()
-    assert list(read(folder, split="train", answerable_only=True)) == records[:1]
-    (test,) = read(folder, split="test")
-    assert test.texts == ()
-    assert test.image.read()

@@ -33,3 +33,18 @@ def test_summary_shortens_a_long_list():
     for i in range(5):
         report.skip(Broken(f"image {i}", "cut short"))
     assert report.summary(lines=2).endswith("image 1: cut short\n  and 3 more")
+
+
+def test_texts_left_out_and_rows_not_used_are_told_and_do_not_break_the_limit():
+    report = Report(limit=0, good=3)
+    assert report.complete
+    report.left_out.append(Broken("a.json, entry 2", "the caption 1 of 5 is empty"))
+    report.unused["images without a caption"] += 2
+    report.check()
+    assert not report.complete
+    assert report.summary() == (
+        "3 good, 0 skipped\n"
+        "1 text left out\n"
+        "  a.json, entry 2: the caption 1 of 5 is empty\n"
+        "not used: images without a caption (2)"
+    )

@@ -65,12 +65,11 @@ def test_questions_are_asked_as_the_trainer_writes_them(tiny):
 
 
 def test_a_question_that_cannot_be_read_is_answered_with_nothing(tiny):
-    questions = ["is it a dog?", "why " * 500, " "]
+    questions = ["is it a dog?", "why " * 500]
     said = list(predict_answers(tiny, [record(SQUARES[0], q) for q in questions], Report()))
     assert said[0].text == tiny.encode(SQUARES[0]).ask("is it a dog?").text
-    assert [(p.text, p.confidence) for p in said[1:]] == [("", 0.0)] * 2
+    assert (said[1].text, said[1].confidence) == ("", 0.0)
     assert "too long" in said[1].problem
-    assert "empty" in said[2].problem
 
 
 @pytest.mark.parametrize("predict", [predict_captions, predict_answers])

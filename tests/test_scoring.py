@@ -137,4 +137,4 @@ def test_what_cannot_be_scored_is_said():
         with pytest.raises(DataError, match=reason):
             check_references(records)
     with pytest.raises(DataError, match="no words"):
-        evaluate_captions([caption("a dog", "...")])
+        evaluate_captions([caption("a dog", "`")])

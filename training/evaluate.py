@@ -174,7 +174,7 @@ def evaluate(
         if plot is not None:
             plot_confidence(results, plot)
     for what, report in (("rows", rows), ("images", pictures)):
-        if report.broken:
+        if not report.complete:
             typer.secho(f"{what}: {report.summary()}", err=True, fg="red")
     if rows.broken or pictures.broken:
         raise typer.Exit(1)

@@ -86,7 +86,7 @@ def files(
         fail(error)
     for name in dict.fromkeys(ref.path for ref in refs):
         print(name)
-    if report.broken:
+    if not report.complete:
         Console(stderr=True).print(report.summary(), markup=False, highlight=False)
 
 
@@ -110,7 +110,7 @@ def stats(
         for name in split or ["train"]:
             report = Report(broken)
             summaries[name] = summarise(read_all(path, format, name, images, option, report))
-            if report.broken:
+            if not report.complete:
                 console.print(f"{name}: {report.summary()}", markup=False, highlight=False)
         console.print(summary_table(summaries))
         console.print(kinds_table(summaries))

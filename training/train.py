@@ -160,7 +160,7 @@ def make_inputs(
 def name_broken(recipe: Recipe, data: Data, out: Path) -> None:
     """Say, and log, what each source has that is left out."""
     for source, report in zip(recipe.sources, data.reports, strict=True):
-        if report.broken:
+        if not report.complete:
             text = f"{source.path}: {report.summary()}"
             print(text, file=sys.stderr)
             log(out, text)

@@ -11,9 +11,11 @@ from pathlib import Path
 from vlm.images import EXTENSIONS
 
 from .records import DataError, ImageRef
+from .rows import RowError, shown
 
 # Folders in which the downloads of COCO keep its photos.
 _SUBSET = re.compile(r"(train|val|test)20\d\d")
+_ID = re.compile(r"(?:.*_)?(\d{1,18})", re.ASCII)
 _LEVELS = 4  # from annotations/cocoqa/train/questions.txt up to the folder of images/
 
 
@@ -53,12 +55,19 @@ def find_coco_images(file: Path, images: str | Path | None) -> CocoImages:
     )
 
 
+def coco_id(name: str) -> int:
+    """The id in the name of a COCO photo, with or without its ending. Raises RowError."""
+    match = _ID.fullmatch(os.path.splitext(os.path.basename(name))[0])
+    if match is None:
+        raise RowError(f"the name {shown(name)} has no id of a COCO photo")
+    return int(match[1])
+
+
 def _index(folder: Path) -> CocoImages:
     names: dict[int, str] = {}
     for name in _files(folder):
         stem, suffix = os.path.splitext(os.path.basename(name))
-        match = re.fullmatch(r"(?:.*_)?(\d+)", stem, re.ASCII)
-        if match and suffix.lower() in EXTENSIONS:
+        if suffix.lower() in EXTENSIONS and (match := _ID.fullmatch(stem)):
             names.setdefault(int(match[1]), name)
     return CocoImages(folder, names)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .records import Box, DataError, ImageRef, Record
+from .rows import RowError, field, identity, items, label, optional, question_of, shown
+from .texts import kind_of
 
 # The names that public datasets give their columns, most specific first.
 IMAGE_NAMES = ("file_name", "image", "img", "image_path")
@@ -71,43 +74,60 @@ def find_columns(
 def row_record(
     row: Mapping[str, Any], columns: Columns, image: ImageRef, fallback_id: str, source: str
 ) -> Record:
-    """Return the record of one row. Raises ValueError when it has no text."""
-    texts = tuple(text for name in columns.texts for text in _texts(row[name]))
+    """Return the record of one row. Raises RowError, and NoText when it has no text."""
+    cells = [_texts(field(row, name)) for name in columns.texts]
+    texts = [text for cell in cells for text in cell]
+    if len(cells) > 1:  # a column for each caption, of which an image need not have all
+        texts = [text for text in texts if text not in (None, "")]
     if not texts:
-        raise ValueError(f"the column {columns.texts[0]} is empty")
+        raise RowError(f"the column {columns.texts[0]} is empty")
     return Record(
         image=image,
-        texts=texts,
-        question=None if columns.question is None else str(row[columns.question]),
-        boxes=_boxes(row.get("objects")),
-        id=fallback_id if columns.id is None else str(row[columns.id]),
+        texts=tuple(texts),
+        question=None if columns.question is None else question_of(row, columns.question),
+        boxes=_boxes(optional(row, "objects")),
+        id=fallback_id if columns.id is None else identity(row, columns.id),
         source=source,
-        kind=str(row.get("answer_type") or ""),
+        kind=label(row, "answer_type"),
     )
 
 
-def _texts(cell: Any) -> list[str]:
-    """The texts of a cell: a string, a list of them, or rows with `answer` or `raw`."""
-    if cell is None:
-        return []
-    if isinstance(cell, str):
-        return [cell.strip()] if cell.strip() else []
+def _texts(cell: Any) -> list[Any]:
+    """The texts of a cell: a value, a list of them, or rows with `answer` or `raw`."""
     if isinstance(cell, Mapping):
         inner = [cell[key] for key in ("answer", "raw", "text") if key in cell]
         if not inner:
-            raise ValueError(f"a text is a mapping with the keys {', '.join(cell)}")
+            raise RowError(f"a text is an object with {', '.join(map(str, cell)) or 'nothing'}")
         return _texts(inner[0])
-    if isinstance(cell, Iterable):
+    if isinstance(cell, Iterable) and not isinstance(cell, str | bytes):
         return [text for part in cell for text in _texts(part)]
-    return [str(cell)]
+    return [cell]
 
 
-def _boxes(objects: Mapping[str, Sequence[Any]] | None) -> tuple[Box, ...]:
+def _boxes(objects: Any) -> tuple[Box, ...]:
     """Boxes in the form of the image folder's documentation: `bbox` (x, y, w, h) and labels."""
     if not objects:
         return ()
-    labels = objects.get("categories", objects.get("category", ()))
-    return tuple(
-        Box(str(label), x, y, x + w, y + h)
-        for label, (x, y, w, h) in zip(labels, objects["bbox"], strict=True)
+    if not isinstance(objects, Mapping):
+        raise RowError(f"its 'objects' are {kind_of(objects)}, not an object")
+    if not objects.get("bbox"):
+        return ()
+    corners = items(objects, "bbox")
+    labels = items(objects, "categories" if "categories" in objects else "category")
+    if len(labels) != len(corners):
+        raise RowError(f"its 'objects' have {len(corners)} boxes and {len(labels)} labels")
+    boxes = []
+    for name, box in zip(labels, corners, strict=True):
+        if not _is_box(box):
+            raise RowError(f"a box is {shown(box)}, not [left, top, width, height]")
+        left, top, width, height = box
+        boxes.append(Box(str(name), left, top, left + width, top + height))
+    return tuple(boxes)
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, Sequence)
+        and len(box) == 4
+        and all(isinstance(side, int | float) and math.isfinite(side) for side in box)
     )

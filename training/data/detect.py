@@ -14,7 +14,7 @@ from .records import DataError
 TELLING_FILES = {
     "flickr8k": ("Flickr8k.token.txt",),
     "kaggle": ("captions.txt",),
-    "flickr30k": ("results.csv", "*/results.csv"),
+    "flickr30k": ("results.csv", "*/results.csv", "results_*.token"),
     "daquar": ("all_qa_pairs.txt",),
     "easy_vqa": ("train/questions.json",),
     "textcaps": ("TextCaps_*.json",),
@@ -42,6 +42,8 @@ TELLING_KEYS = (
     ("textcaps", ("caption_str",)),
     ("karpathy", ("sentids",)),
     ("vqa_v2", ("questions", "question_id")),
+    ("vizwiz_captions", ("images", "vizwiz_url")),
+    ("vizwiz_captions", ("annotations", "is_precanned")),
     ("coco", ("images", "file_name")),
     ("okvqa", ("sent", "img_id")),
     ("aokvqa", ("question", "choices")),

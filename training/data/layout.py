@@ -1,53 +1,16 @@
-"""Where the files of a public dataset lie, which split they hold, and how their rows are read."""
+"""Where the files of a public dataset lie, and which split they hold."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from .records import DataError
-from .report import Broken, Report
-
-Row = TypeVar("Row")
-Parsed = TypeVar("Parsed")
 
 # Names under which sources keep the same split.
 DEV_NAMES = ("dev", "val", "valid", "validation")
 SPLIT_NAMES = ("train", *DEV_NAMES, "test")
-
-
-def read_text(path: Path) -> str:
-    """Return a UTF-8 text file without its byte order mark. Raises DataError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"The file {path} is missing.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The file {path} cannot be read as UTF-8 text: {error}.") from None
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the stripped, non-empty lines of a text file. Raises DataError."""
-    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises DataError."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"The file {path} is not valid JSON: {error}.") from None
-
-
-def read_json_lines(path: Path) -> list[Any]:
-    """Return the values of a file with one JSON value a line. Raises DataError."""
-    try:
-        return [json.loads(line) for line in read_lines(path)]
-    except json.JSONDecodeError as error:
-        raise DataError(f"The file {path} is not valid JSON lines: {error}.") from None
 
 
 def find_file(path: str | Path, names: Sequence[str]) -> Path:
@@ -129,31 +92,3 @@ def held_out(names: Iterable[str], split: str, where: str | Path) -> list[str]:
         return ordered
     part = {8: "dev", 9: "test"}
     return [name for i, name in enumerate(ordered) if part.get(i % 10, "train") == chosen]
-
-
-def parse_rows(
-    rows: Iterable[Row],
-    parse: Callable[[Row], Iterator[Parsed]],
-    where: str | Path,
-    report: Report | None,
-) -> Iterator[Parsed]:
-    """Yield what `parse` makes of each row; a row without the shape of the format is skipped."""
-    for number, row in enumerate(rows):
-        try:
-            parsed = list(parse(row))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            skip(f"{where}, entry {number}", reason, report)
-            continue
-        if report is not None:
-            report.good += 1
-        yield from parsed
-    if report is not None:
-        report.check()
-
-
-def skip(where: str, reason: str, report: Report | None) -> None:
-    """Put a broken entry into the report; without a report it is a DataError."""
-    if report is None:
-        raise DataError(f"{where}: {reason}")
-    report.skip(Broken(where, reason))

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from vlm.images import ImageError
-
 from .detect import detect_format
-from .readers_captions import (
-    read_coco,
-    read_flickr8k,
-    read_flickr30k,
-    read_kaggle,
-    read_karpathy,
-    read_textcaps,
-)
+from .readers_captions import read_coco, read_karpathy, read_textcaps
 from .readers_coco import read_aokvqa, read_cocoqa, read_hl, read_okvqa, read_vsr
 from .readers_datasets import read_datasets
+from .readers_flickr import read_flickr8k, read_flickr30k, read_kaggle
 from .readers_folders import read_imagefolder, read_kohya
 from .readers_json import read_blip, read_llava
-from .readers_vqa import (
-    read_daquar,
-    read_easy_vqa,
-    read_gqa,
-    read_vizwiz,
-    read_vqa_v2,
-)
+from .readers_vizwiz import read_vizwiz, read_vizwiz_captions
+from .readers_vqa import read_daquar, read_easy_vqa, read_gqa, read_vqa_v2
 from .records import DataError, Record
 from .report import Report
+from .rows import RowError
 from .webdataset import read_webdataset
 
 Reader = Callable[..., Iterator[Record]]
@@ -47,6 +34,7 @@ READERS: dict[str, Reader] = {
     "daquar": read_daquar,
     "gqa": read_gqa,
     "vizwiz": read_vizwiz,
+    "vizwiz_captions": read_vizwiz_captions,
     "easy_vqa": read_easy_vqa,
     "cocoqa": read_cocoqa,
     "okvqa": read_okvqa,
@@ -90,11 +78,8 @@ def read(
 
 
 def _of_shape(records: Iterator[Record], path: str | Path, format: str) -> Iterator[Record]:
-    """The records of a reader, whose rows are checked one by one, but not what lies around them."""
+    """The records of a reader; a fault that lies around its rows is one of the whole source."""
     try:
         yield from records
-    except (DataError, ImageError):
-        raise
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, csv.Error) as error:
-        reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{path} has not the shape of the format {format}: {reason}.") from error
+    except RowError as error:
+        raise DataError(f"{path} has not the shape of the format {format}: {error}.") from error

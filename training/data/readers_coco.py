@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .coco_images import find_coco_images
-from .layout import (
-    parse_rows,
-    pick_split,
-    read_json,
-    read_json_lines,
-    read_lines,
-    split_file,
-)
+from .coco_images import coco_id, find_coco_images
+from .layout import pick_split, split_file
 from .records import DataError, Record
 from .report import Report
+from .rows import (
+    RowError,
+    choice,
+    field,
+    file_name,
+    identity,
+    items,
+    label,
+    number,
+    parse_rows,
+    question_of,
+    shown,
+    whole_number,
+)
+from .text_files import read_json_rows, read_text
+from .texts import kind_of
 
 COCOQA_TYPES = ("object", "number", "color", "location")
 OKVQA_TYPES = (
@@ -58,7 +67,7 @@ def read_cocoqa(
     """
     folder = _cocoqa_folder(Path(path), split)
     names = ("questions.txt", "answers.txt", "img_ids.txt", "types.txt")
-    columns = [read_lines(folder / name) for name in names]
+    columns = [read_text(folder / name).rstrip("\n").split("\n") for name in names]
     if len({len(column) for column in columns}) > 1:
         counts = ", ".join(f"{n} {len(lines):,}" for n, lines in zip(names, columns, strict=True))
         raise DataError(f"The files of {folder} differ in their number of lines: {counts}.")
@@ -66,19 +75,23 @@ def read_cocoqa(
 
     def parse(row: tuple[int, tuple[str, ...]]) -> Iterator[Record]:
         index, (question, answer, image_id, kind) = row
+        cells = {"image id": image_id, "type": kind}
+        photo = whole_number(cells, "image id")
         yield Record(
-            image=photos.ref(int(image_id), f"{int(image_id):012d}.jpg"),
+            image=photos.ref(photo, f"{photo:012d}.jpg"),
             texts=(answer,),
             question=question,
             id=str(index),
             source="cocoqa",
-            kind=COCOQA_TYPES[int(kind)],
+            kind=choice(cells, "type", COCOQA_TYPES),
         )
 
-    yield from parse_rows(enumerate(zip(*columns, strict=True)), parse, folder, report)
+    rows = enumerate(zip(*columns, strict=True))
+    yield from parse_rows(((f"line {i + 1}", (i, row)) for i, row in rows), parse, folder, report)
 
 
 def _cocoqa_folder(path: Path, split: str) -> Path:
+    path = path.parent if path.is_file() else path
     for folder in (path, path / "cocoqa", path / "annotations" / "cocoqa"):
         if (folder / "questions.txt").is_file():
             return folder
@@ -106,24 +119,28 @@ def read_okvqa(
     file = split_file(path, ["okvqa", "annotations/okvqa"], r"([a-z]+)\.json", split)
     photos = find_coco_images(file, images)
 
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
-        name = row["img_id"]  # COCO_train2014_000000570618
+    def parse(row: Any) -> Iterator[Record]:
+        name = file_name(row, "img_id")  # COCO_train2014_000000570618
         yield Record(
-            image=photos.ref(int(name.rpartition("_")[2]), f"{name}.jpg"),
-            texts=_by_score(row.get("label", {})),
-            question=row["sent"],
-            id=str(row["question_id"]),
+            image=photos.ref(coco_id(name), f"{name}.jpg"),
+            texts=_by_score(row["label"]) if "label" in row else (),
+            question=question_of(row, "sent"),
+            id=identity(row, "question_id"),
             source="okvqa",
-            kind=OKVQA_TYPES[row["class"]] if "class" in row else row.get("answer_type", ""),
+            kind=choice(row, "class", OKVQA_TYPES) if "class" in row else "",
         )
 
-    yield from parse_rows(read_json(file), parse, file, report)
+    yield from parse_rows(read_json_rows(file), parse, file, report)
 
 
-def _by_score(label: Mapping[str, float]) -> tuple[str, ...]:
+def _by_score(label: Any) -> tuple[str, ...]:
     """Each answer as often as it takes for its VQA score; LXMERT rounds thirds to tenths."""
-    times = {answer: 4 if score >= 1 else round(3 * score) for answer, score in label.items()}
-    return tuple(answer for answer, count in times.items() for _ in range(count))
+    if not isinstance(label, dict) or not label:
+        raise RowError(f"its 'label' is {shown(label)}, not the scores of answers")
+    scores = {answer: number(label, answer) for answer in label}
+    times = {answer: 4 if score >= 1 else round(3 * score) for answer, score in scores.items()}
+    texts = tuple(answer for answer, count in times.items() for _ in range(count))
+    return texts * 2 if len(texts) == 1 else texts  # several people were asked, always
 
 
 def read_aokvqa(
@@ -142,16 +159,17 @@ def read_aokvqa(
     file = split_file(path, folders, r"aokvqa_v\w+_(train|val|test)\.json", split)
     photos = find_coco_images(file, images)
 
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
+    def parse(row: Any) -> Iterator[Record]:
+        photo = whole_number(row, "image_id")
         yield Record(
-            image=photos.ref(row["image_id"], f"{row['image_id']:012d}.jpg"),
-            texts=tuple(row.get("direct_answers", ())),
-            question=row["question"],
-            id=row["question_id"],
+            image=photos.ref(photo, f"{photo:012d}.jpg"),
+            texts=tuple(items(row, "direct_answers")) if "direct_answers" in row else (),
+            question=question_of(row, "question"),
+            id=identity(row, "question_id"),
             source="aokvqa",
         )
 
-    yield from parse_rows(read_json(file), parse, file, report)
+    yield from parse_rows(read_json_rows(file), parse, file, report)
 
 
 def read_vsr(
@@ -172,19 +190,26 @@ def read_vsr(
     file = split_file(path, folders, r"(train|val|dev|test)\.jsonl", split)
     photos = find_coco_images(file, images)
 
-    def parse(row: tuple[int, dict[str, Any]]) -> Iterator[Record]:
+    def parse(row: tuple[int, Any]) -> Iterator[Record]:
         index, stated = row
-        name = stated["image"]
+        name = file_name(stated, "image")
+        statement = field(stated, "caption")
+        if not isinstance(statement, str):
+            raise RowError(f"its 'caption' is {kind_of(statement)}, not a text")
         yield Record(
-            image=photos.ref(int(Path(name).stem), name),
-            texts=(("no", "yes")[stated["label"]],),
-            question=statement_question(stated["caption"]),
+            image=photos.ref(coco_id(name), name),
+            texts=(choice(stated, "label", ("no", "yes")),),
+            question=statement_question(statement),
             id=str(index),
             source="vsr",
-            kind=stated["relation"],
+            kind=label(stated, "relation"),
         )
 
-    yield from parse_rows(enumerate(read_json_lines(file)), parse, file, report)
+    rows = enumerate(read_json_rows(file))
+    numbered = (
+        (place, row if isinstance(row, RowError) else (index, row)) for index, (place, row) in rows
+    )
+    yield from parse_rows(numbered, parse, file, report)
 
 
 def statement_question(statement: str) -> str:
@@ -225,16 +250,17 @@ def read_hl(
     file = split_file(path, folders, r"(train|val|test)\.jsonl", split)
     photos = find_coco_images(file, images)
 
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
-        name = row["file_name"]  # COCO_train2014_000000015195.jpg
+    def parse(row: Any) -> Iterator[Record]:
+        name = file_name(row, "file_name")  # COCO_train2014_000000015195.jpg
+        said = field(row, "captions")
         for axis in axes:
             yield Record(
-                image=photos.ref(int(Path(name).stem.rpartition("_")[2]), name),
-                texts=tuple(row["captions"][axis]),
+                image=photos.ref(coco_id(name), name),
+                texts=tuple(items(said, axis)),
                 question=HL_QUESTIONS[axis],
                 id=f"{name}#{axis}",
                 source="hl",
                 kind=axis,
             )
 
-    yield from parse_rows(read_json_lines(file), parse, file, report)
+    yield from parse_rows(read_json_rows(file), parse, file, report)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .columns import find_columns, row_record
-from .layout import parse_rows, pick_split
+from .layout import pick_split
 from .records import DataError, ImageRef, Record
 from .report import Report
+from .rows import entries, field, file_name, parse_rows
 
 
 def read_datasets(
@@ -49,12 +50,12 @@ def read_datasets(
         # The bytes as stored: decoding is the business of the image pipeline.
         table = table.cast_column(found.image, datasets.Image(decode=False))
 
-    def parse(row: tuple[int, dict[str, Any]]) -> Iterator[Record]:
+    def parse(row: tuple[int, Any]) -> Iterator[Record]:
         number, cells = row
-        ref = _image_ref(cells[found.image], images, f"{path}#{number}")
+        ref = _image_ref(field(cells, found.image), images, f"{path}#{number}")
         yield row_record(cells, found, ref, str(number), str(path))
 
-    yield from parse_rows(enumerate(table), parse, path, report)
+    yield from parse_rows(entries(enumerate(table)), parse, path, report)
 
 
 def _image_ref(cell: Any, images: str | Path | None, place: str) -> ImageRef:
@@ -64,6 +65,4 @@ def _image_ref(cell: Any, images: str | Path | None, place: str) -> ImageRef:
         if cell.get("bytes") is not None:
             return ImageRef(cell.get("path") or place, data=cell["bytes"])
         cell = cell.get("path")
-    if not cell:
-        raise ValueError("the image is empty")
-    return ImageRef(str(Path(images or ".") / cell))
+    return ImageRef(str(Path(images or ".") / file_name({"image": cell}, "image")))

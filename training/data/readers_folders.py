@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,11 @@ from typing import Any
 from vlm.images import EXTENSIONS
 
 from .columns import find_columns, row_record
-from .layout import (
-    SPLIT_NAMES,
-    held_out,
-    parse_rows,
-    pick_split,
-    read_json_lines,
-    read_text,
-)
+from .layout import SPLIT_NAMES, held_out, pick_split
 from .records import DataError, ImageRef, Record
 from .report import Report
+from .rows import RowError, entries, file_name, parse_rows
+from .text_files import Rows, read_json_rows, read_lines, read_table
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -44,16 +37,15 @@ def read_imagefolder(
     file = next((root / name for name in METADATA if (root / name).is_file()), None)
     if file is None:
         raise DataError(f"The folder {root} has no {' or '.join(METADATA)}.")
-    rows = _read_table(file)
-    found = find_columns(dict.fromkeys(key for row in rows for key in row), columns, str(file))
+    rows = _read_rows(file)
+    cells = [row for _, row in rows if isinstance(row, dict)]
+    found = find_columns(dict.fromkeys(key for row in cells for key in row), columns, str(file))
     folder = Path(images) if images is not None else root
-    names = {str(row[found.image]) for row in rows if row.get(found.image)}
+    names = {str(row[found.image]).strip() for row in cells if row.get(found.image)}
     wanted = names if is_split else set(held_out(names, split, file))
 
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
-        name = row[found.image]
-        if not name:
-            raise ValueError(f"the column {found.image} is empty")
+    def parse(row: Any) -> Iterator[Record]:
+        name = file_name(row, found.image)
         if name in wanted:
             yield row_record(row, found, ImageRef(str(folder / name)), name, "imagefolder")
 
@@ -88,15 +80,14 @@ def read_kohya(
     def parse(name: str) -> Iterator[Record]:
         text_file = (root / name).with_suffix(extension)
         if not text_file.is_file():
-            raise ValueError(f"{name} has no {text_file.name} beside it")
-        lines = [line.strip() for line in read_text(text_file).split("\n")]
-        texts = tuple(line for line in lines if line)
+            raise RowError(f"{name} has no {text_file.name} beside it")
+        texts = read_lines(text_file)
         if not texts:
-            raise ValueError(f"{text_file.name} is empty")
-        yield Record(ImageRef(str(folder / name)), texts, id=name, source="kohya")
+            raise RowError(f"{text_file.name} is empty")
+        yield Record(ImageRef(str(folder / name)), tuple(texts), id=name, source="kohya")
 
     wanted = names if is_split else held_out(names, split, root)
-    yield from parse_rows(wanted, parse, root, report)
+    yield from parse_rows(entries(wanted), parse, root, report)
 
 
 def _split_folder(path: Path, split: str, holds: Callable[[Path], bool]) -> tuple[Path, bool]:
@@ -113,11 +104,23 @@ def _has_metadata(folder: Path) -> bool:
     return any((folder / name).is_file() for name in METADATA)
 
 
-def _read_table(file: Path) -> list[dict[str, Any]]:
+def _read_rows(file: Path) -> Rows:
+    """The rows of a metadata file, each a dictionary of its cells, with their places."""
     if file.suffix == ".parquet":
-        import pyarrow.parquet
+        return list(entries(_read_parquet(file)))
+    if file.suffix == ".jsonl":
+        return read_json_rows(file)
+    columns, rows = read_table(file)
+    return [
+        (place, cells if isinstance(cells, RowError) else dict(zip(columns, cells, strict=True)))
+        for place, cells in rows
+    ]
 
+
+def _read_parquet(file: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    try:
         return pyarrow.parquet.read_table(file).to_pylist()
-    if file.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(read_text(file))))
-    return read_json_lines(file)
+    except (OSError, pyarrow.ArrowException):
+        raise DataError(f"The file {file} is no whole parquet file.") from None

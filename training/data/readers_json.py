@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .layout import (
-    find_file,
-    find_images,
-    held_out,
-    parse_rows,
-    read_json,
-    read_json_lines,
-    split_file,
-)
-from .records import DataError, ImageRef, Record
+from .layout import find_file, find_images, held_out, split_file
+from .readers_captions import gather
+from .records import ImageRef, Record
 from .report import Report
+from .rows import RowError, field, file_name, identity, items, optional, parse_rows, question_of
+from .text_files import read_json_rows
 
 
 def read_blip(
@@ -36,29 +30,25 @@ def read_blip(
     """
     file = split_file(path, ["annotations"], r"\w+_(train|val|test)\.json", split)
     folder = find_images(file.parent, images, ["images", "."])
-    captions: dict[str, list[str]] = defaultdict(list)
-    ids: dict[str, str] = {}
 
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
-        name = row["image"]
-        image = ImageRef(str(folder / name))
-        if "question" in row:
-            yield Record(
-                image=image,
-                texts=_as_texts(row.get("answer", ())),
-                question=row["question"],
-                id=str(row.get("question_id", name)),
-                source="blip",
-            )
+    def parse(row: Any) -> Iterator[Record]:
+        name = file_name(row, "image")
+        asked = "question" in row
+        yield Record(
+            image=ImageRef(str(folder / name)),
+            texts=_texts(row, "answer") if asked else _texts(row, "caption"),
+            question=question_of(row, "question") if asked else None,
+            id=next((identity(row, k) for k in ("question_id", "image_id") if k in row), name),
+            source="blip",
+        )
+
+    captions = []
+    for record in parse_rows(read_json_rows(file), parse, file, report):
+        if record.question is None:
+            captions.append(record)
         else:
-            texts = _as_texts(row["caption"])
-            captions[name].extend(texts)
-            ids[name] = str(row.get("image_id", name))
-
-    yield from parse_rows(_read_list(file), parse, file, report)
-    for name, texts in captions.items():
-        ref = ImageRef(str(folder / name))
-        yield Record(ref, tuple(texts), id=ids[name], source="blip")
+            yield record
+    yield from gather(captions)
 
 
 def read_llava(
@@ -69,46 +59,50 @@ def read_llava(
 ) -> Iterator[Record]:
     """LLaVA conversations: rows with `id`, `image` and `conversations` of human and gpt turns.
 
-    Each human turn and its reply become one record; the mark `<image>` is taken off the question.
-    Rows about no image are left out. `path` is a JSON or JSON lines file, which has no splits:
-    images are held out by the rule of `layout.held_out`. The id is the row's id, with `#turn`
-    behind it (from 0) where the row has several replies.
+    Each human turn and its reply become one record; the mark `<image>` is taken off the question,
+    and a turn that is the mark alone asks for a caption. Rows about no image are not used. `path`
+    is a JSON or JSON lines file, which has no splits: images are held out by the rule of
+    `layout.held_out`. The id is the row's id, with `#turn` behind it (from 0) where the row has
+    several replies.
     Source: Liu et al., NeurIPS 2023;
     https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md.
     """
     file = find_file(path, ["*.json", "*.jsonl"])
     folder = find_images(file.parent, images, ["images", "."])
-    rows = _read_list(file)
-    names = {row["image"] for row in rows if isinstance(row.get("image"), str)}
+    rows = read_json_rows(file)
+    named = [row.get("image") for _, row in rows if isinstance(row, dict)]
+    names = {str(name).strip() for name in named if isinstance(name, str | int)}
     wanted = set(held_out(names, split, file))
 
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
-        if "image" not in row or row["image"] not in wanted:
+    def parse(row: Any) -> Iterator[Record]:
+        if optional(row, "image") is None:
+            if report is not None:
+                report.unused["rows about no image"] += 1
             return
-        turns = row["conversations"]
+        name = file_name(row, "image")
+        if name not in wanted:
+            return
+        turns = items(row, "conversations")
         if len(turns) % 2 or any(
-            turn["from"] != ("human", "gpt")[i % 2] for i, turn in enumerate(turns)
+            field(turn, "from") != ("human", "gpt")[i % 2] for i, turn in enumerate(turns)
         ):
-            raise ValueError("the turns of human and gpt do not alternate")
+            raise RowError("the turns of human and gpt do not alternate")
         for i, (asked, reply) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+            question = str(question_of(asked, "value")).replace("<image>", "").strip()
             yield Record(
-                image=ImageRef(str(folder / row["image"])),
-                texts=(reply["value"].strip(),),
-                question=asked["value"].replace("<image>", "").strip(),
-                id=str(row["id"]) if len(turns) == 2 else f"{row['id']}#{i}",
+                image=ImageRef(str(folder / name)),
+                texts=(field(reply, "value"),),
+                question=question or None,
+                id=identity(row, "id") + (f"#{i}" if len(turns) > 2 else ""),
                 source="llava",
             )
 
     yield from parse_rows(rows, parse, file, report)
 
 
-def _as_texts(value: str | list[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _read_list(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON file that holds a list, or of a file with one JSON value a line."""
-    rows = read_json_lines(file) if file.suffix == ".jsonl" else read_json(file)
-    if not isinstance(rows, list):
-        raise DataError(f"The file {file} must hold a list of rows.")
-    return rows
+def _texts(row: Any, key: str) -> tuple[Any, ...]:
+    """The text under a key, or the list of them; none where the source keeps them secret."""
+    if key == "answer" and key not in row:
+        return ()
+    value = field(row, key)
+    return tuple(items(row, key)) if isinstance(value, list) else (value,)

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .coco_images import find_coco_images
-from .layout import (
-    existing,
-    find_images,
-    parse_rows,
-    pick_split,
-    read_json,
-    read_lines,
-    split_file,
-)
+from .layout import existing, find_images, pick_split, split_file
 from .records import Box, DataError, ImageRef, Record
 from .report import Report
+from .rows import (
+    RowError,
+    entries,
+    field,
+    file_name,
+    identity,
+    index_rows,
+    items,
+    label,
+    mapping,
+    number,
+    parse_rows,
+    question_of,
+    same,
+    shown,
+    whole_number,
+)
+from .text_files import numbered_lines, read_json, read_lines
+
+_DAQUAR_IMAGE = re.compile(r"image\s*(\d+)")
 
 
 def read_vqa_v2(
@@ -49,29 +61,38 @@ def read_vqa_v2(
     else:
         file = Path(questions)
     asked = read_json(file)
-    rows: list[dict[str, Any]] = asked["questions"]
     answered = None
     if annotations is not None:
-        answers_of = read_json(Path(annotations))["annotations"]
-        answered = {row["question_id"]: row for row in answers_of}
+        rows = items(read_json(Path(annotations)), "annotations")
+        answered = index_rows(rows, _by_question, annotations, report)
     photos = find_coco_images(file, images)
     # The questions of test-dev are about the images of test.
-    subset = asked["data_subtype"].replace("test-dev", "test")
+    subset = (label(asked, "data_subtype") or split).replace("test-dev", "test")
 
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
-        answer: dict[str, Any] = {"answers": ()}
+    def parse(row: Any) -> Iterator[Record]:
+        question_id, image_id = identity(row, "question_id"), whole_number(row, "image_id")
+        texts: tuple[Any, ...] = ()
+        kind = ""
         if answered is not None:
-            answer = answered[row["question_id"]]
+            answer = answered.get(same(question_id))
+            if answer is None:
+                raise RowError(f"no annotation has its 'question_id' {question_id}")
+            texts = tuple(field(given, "answer") for given in items(answer, "answers"))
+            kind = label(answer, "answer_type")
         yield Record(
-            image=photos.ref(row["image_id"], f"COCO_{subset}_{row['image_id']:012d}.jpg"),
-            texts=tuple(given["answer"] for given in answer["answers"]),
-            question=row["question"],
-            id=str(row["question_id"]),
+            image=photos.ref(image_id, f"COCO_{subset}_{image_id:012d}.jpg"),
+            texts=texts,
+            question=question_of(row, "question"),
+            id=question_id,
             source="vqa_v2",
-            kind=answer.get("answer_type", ""),
+            kind=kind,
         )
 
-    yield from parse_rows(rows, parse, file, report)
+    yield from parse_rows(entries(items(asked, "questions")), parse, file, report)
+
+
+def _by_question(row: Any) -> tuple[str, Any]:
+    return same(identity(row, "question_id")), row
 
 
 def read_daquar(
@@ -89,23 +110,17 @@ def read_daquar(
     that is a comma-separated set stays one text, as written. The id is the pair's index, from 0.
     Source: Malinowski and Fritz, NeurIPS 2014.
     """
-    folder = Path(path)
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
     pairs = folder / "all_qa_pairs.txt"
-    lines = read_lines(pairs)
-    if len(lines) % 2:
-        raise DataError(f"{pairs} has an odd number of lines; questions and answers must pair.")
     names = _daquar_images(folder, split)
     wanted = set(names)
     image_folder = find_images(folder, images, ["images", "nyu_depth_images"])
     suffixes = (".jpg", ".png")
     suffix = suffixes[existing(image_folder, [f"{names[0]}{suffix}" for suffix in suffixes])]
 
-    def parse(row: tuple[int, tuple[str, str]]) -> Iterator[Record]:
-        index, (question, answer) = row
-        mentions = re.findall(r"image\s*(\d+)", question)
-        if not mentions:
-            raise ValueError(f"the question {question[:60]!r} names no image")
-        name = f"image{mentions[-1]}"
+    def parse(row: tuple[int, str, str]) -> Iterator[Record]:
+        index, question, answer = row
+        name = f"image{_DAQUAR_IMAGE.findall(question)[-1]}"
         if name in wanted:
             yield Record(
                 image=ImageRef(str(image_folder / f"{name}{suffix}")),
@@ -115,16 +130,39 @@ def read_daquar(
                 source="daquar",
             )
 
-    rows = enumerate(zip(lines[::2], lines[1::2], strict=True))
-    yield from parse_rows(rows, parse, pairs, report)
+    yield from parse_rows(_daquar_pairs(numbered_lines(pairs)), parse, pairs, report)
+
+
+def _daquar_pairs(
+    lines: list[tuple[str, str]],
+) -> Iterator[tuple[str, tuple[int, str, str] | RowError]]:
+    """Each pair's index, question and answer. A question is a line that names an image.
+
+    So a line that is lost, or one too many, costs no pair but its own.
+    """
+    index = 0
+    for at, (place, line) in enumerate(lines):
+        answer = lines[at + 1][1] if at + 1 < len(lines) else None
+        if _DAQUAR_IMAGE.search(line):
+            if answer is None or _DAQUAR_IMAGE.search(answer):
+                yield place, RowError(f"the question {shown(line)} has no answer below it")
+            else:
+                yield place, (index, line, answer)
+            index += 1
+        elif at == 0 or not _DAQUAR_IMAGE.search(lines[at - 1][1]):
+            yield (
+                place,
+                RowError(f"{shown(line)} is no question that names an image, nor an answer"),
+            )
 
 
 def _daquar_images(folder: Path, split: str) -> list[str]:
     chosen = pick_split(split, ("train", "dev", "trainval", "test"), folder)
-    if chosen == "test":
-        return read_lines(folder / "test_images_list.txt")
-    names = read_lines(folder / "train_images_list.txt")
-    if chosen == "trainval":
+    file = folder / ("test_images_list.txt" if chosen == "test" else "train_images_list.txt")
+    names = read_lines(file)
+    if not names:
+        raise DataError(f"The file {file} is empty.")
+    if chosen in ("trainval", "test"):
         return names
     return [name for i, name in enumerate(names, 1) if (i % 8 == 0) == (chosen == "dev")]
 
@@ -156,64 +194,44 @@ def read_gqa(
     )
     root = file.parent.parent if file.parent.name.startswith("questions") else file.parent
     folder = find_images(root, images, ["images", "allImages/images"])
-    graphs = read_json(Path(scene_graphs)) if scene_graphs is not None else {}
+    graphs = {}
+    if scene_graphs is not None:
+        graphs = {same(key): graph for key, graph in _pairs(Path(scene_graphs))}
 
-    def parse(row: tuple[str, dict[str, Any]]) -> Iterator[Record]:
+    def parse(row: tuple[str, Any]) -> Iterator[Record]:
         question_id, asked = row
-        objects = graphs.get(asked["imageId"], {}).get("objects", {})
+        image_id = file_name(asked, "imageId")
+        graph = graphs.get(same(image_id))
         yield Record(
-            image=ImageRef(str(folder / f"{asked['imageId']}.jpg")),
+            image=ImageRef(str(folder / f"{image_id}.jpg")),
             texts=(asked["answer"],) if "answer" in asked else (),
-            question=asked["question"],
-            boxes=_gqa_boxes(asked, objects),
+            question=question_of(asked, "question"),
+            boxes=() if graph is None else _gqa_boxes(asked, mapping(graph, "objects")),
             id=question_id,
             source="gqa",
-            kind=asked["types"]["structural"] if "types" in asked else "",
+            kind=label(mapping(asked, "types"), "structural"),
         )
 
-    yield from parse_rows(read_json(file).items(), parse, file, report)
+    yield from parse_rows(entries(_pairs(file)), parse, file, report)
 
 
-def _gqa_boxes(asked: dict[str, Any], objects: dict[str, Any]) -> tuple[Box, ...]:
-    named = asked.get("annotations", {})
-    ids = [*named.get("question", {}).values(), *named.get("answer", {}).values()]
-    found = [objects[i] for i in dict.fromkeys(ids) if i in objects]
-    return tuple(Box(o["name"], o["x"], o["y"], o["x"] + o["w"], o["y"] + o["h"]) for o in found)
+def _pairs(file: Path) -> Iterable[tuple[str, Any]]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise DataError(f"The file {file} must hold an object, with a key for each row.")
+    return content.items()
 
 
-def read_vizwiz(
-    path: str | Path,
-    split: str,
-    images: str | Path | None = None,
-    answerable_only: bool = False,
-    report: Report | None = None,
-) -> Iterator[Record]:
-    """VizWiz-VQA: `{split}.json`, a list with ten answers and an `answerable` flag a question.
-
-    `path` is the file, or the folder with `Annotations/` and the image folders `train`, `val` and
-    `test`. The kind is the answer type; a question that is not answerable has the kind
-    "unanswerable", and is left out with `answerable_only`. The id is the image name, as the
-    evaluation server expects. Test questions have no answers.
-    Source: Gurari et al., CVPR 2018; https://vizwiz.org/tasks-and-datasets/vqa.
-    """
-    file = split_file(path, ["Annotations", "annotations"], r"(train|val|test)\.json", split)
-    root = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
-    folder = find_images(root, images, [file.stem, "images"])
-
-    def parse(row: dict[str, Any]) -> Iterator[Record]:
-        answerable = row.get("answerable", 1)
-        if answerable_only and not answerable:
-            return
-        yield Record(
-            image=ImageRef(str(folder / row["image"])),
-            texts=tuple(given["answer"] for given in row.get("answers", ())),
-            question=row["question"],
-            id=row["image"],
-            source="vizwiz",
-            kind=row.get("answer_type", "") if answerable else "unanswerable",
-        )
-
-    yield from parse_rows(read_json(file), parse, file, report)
+def _gqa_boxes(asked: Any, objects: Mapping[str, Any]) -> tuple[Box, ...]:
+    """The boxes of the objects that the words of a question and of its answer point to."""
+    named = mapping(asked, "annotations")
+    parts = [mapping(named, "question"), mapping(named, "answer")]
+    ids = dict.fromkeys(str(object_id) for part in parts for object_id in part.values())
+    boxes = []
+    for found in (objects[i] for i in ids if i in objects):
+        left, top, width, height = (number(found, key) for key in "xywh")
+        boxes.append(Box(str(field(found, "name")), left, top, left + width, top + height))
+    return tuple(boxes)
 
 
 def read_easy_vqa(
@@ -234,19 +252,23 @@ def read_easy_vqa(
     folder = find_images(part, images, ["images"])
     questions = part / "questions.json"
 
-    def parse(row: tuple[int, list[Any]]) -> Iterator[Record]:
-        index, (question, answer, image_id) = row
+    def parse(row: tuple[int, Any]) -> Iterator[Record]:
+        index, cells = row
+        if not isinstance(cells, list) or len(cells) != 3:
+            raise RowError(f"{shown(cells)} is not [question, answer, image]")
+        image_id = whole_number({"image": cells[2]}, "image")
         if chosen in ("train", "dev") and (image_id % 10 == 9) != (chosen == "dev"):
             return
         yield Record(
             image=ImageRef(str(folder / f"{image_id}.png")),
-            texts=(answer,),
-            question=question,
+            texts=(cells[1],),
+            question=question_of({"question": cells[0]}, "question"),
             id=str(index),
             source="easy_vqa",
         )
 
-    yield from parse_rows(enumerate(read_json(questions)), parse, questions, report)
+    rows = items({"questions": read_json(questions)}, "questions")
+    yield from parse_rows(entries(enumerate(rows)), parse, questions, report)
 
 
 def _easy_vqa_folder(path: str | Path) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from vlm.errors import UserError
+
+from .texts import NoText, real_text
 
 
 class DataError(UserError):
@@ -63,7 +65,8 @@ class Record:
     """One training or evaluation example: an image with captions, or with a question and answers.
 
     `texts` is empty only where the source keeps its answers secret (an evaluation server's test
-    split).
+    split). Of the texts given, those that are none (see `texts.real_text`) are left out. Raises
+    NoText where none is left, or the question is none.
     """
 
     image: ImageRef
@@ -75,6 +78,26 @@ class Record:
     source: str = ""  # name of the source, e.g. "flickr8k"
     kind: str = ""  # answer type or question type where the source has one
     synthetic: bool = False
+    left_out: tuple[str, ...] = field(default=(), init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        what = "caption" if self.question is None else "answer"
+        if self.question is not None:
+            try:
+                object.__setattr__(self, "question", real_text(self.question))
+            except NoText as error:
+                raise NoText(f"the question {error}") from None
+        kept, left_out = [], []
+        for number, text in enumerate(self.texts, 1):
+            try:
+                kept.append(real_text(text, is_answer=self.question is not None))
+            except NoText as error:
+                place = f" {number} of {len(self.texts)}" if len(self.texts) > 1 else ""
+                left_out.append(f"the {what}{place} {error}")
+        if left_out and not kept:
+            raise NoText("; ".join(left_out[:3]))
+        object.__setattr__(self, "texts", tuple(kept))
+        object.__setattr__(self, "left_out", tuple(left_out))
 
 
 def _read_member(path: str, member: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from .records import DataError
@@ -19,6 +20,9 @@ class Broken:
 class Report:
     """Counts the good, names the broken, and raises DataError when the broken pass a share.
 
+    Texts that are left out of an entry that has others, and rows that a format does not use, are
+    counted apart and do not break the limit.
+
     `limit` is the largest share of broken entries that is still accepted, 0 to 1. The share is
     judged from `least` entries on, and once more by `check()` when the source has ended, so that
     one broken entry at the start of a large source does not stop a run.
@@ -28,6 +32,8 @@ class Report:
     least: int = 100
     good: int = 0
     broken: list[Broken] = field(default_factory=list)
+    left_out: list[Broken] = field(default_factory=list)  # texts that are none, of good entries
+    unused: Counter[str] = field(default_factory=Counter)  # what is not asked for, by its kind
 
     @property
     def seen(self) -> int:
@@ -48,9 +54,22 @@ class Report:
                 f"{self.limit:.0%}; the first is {first.where}: {first.reason}"
             )
 
+    @property
+    def complete(self) -> bool:
+        """Whether everything was read and used."""
+        return not (self.broken or self.left_out or self.unused)
+
     def summary(self, lines: int = 10) -> str:
-        """Return the counts and the first `lines` broken entries as text."""
-        head = f"{self.good} good, {len(self.broken)} skipped"
-        named = [f"  {broken.where}: {broken.reason}" for broken in self.broken[:lines]]
-        more = len(self.broken) - len(named)
-        return "\n".join([head, *named, *([f"  and {more} more"] if more > 0 else [])])
+        """Return the counts as text, with the first `lines` of what is broken or left out."""
+        said = [f"{self.good} good, {len(self.broken)} skipped", *_named(self.broken, lines)]
+        if self.left_out:
+            count = f"{len(self.left_out)} text{'s' if len(self.left_out) > 1 else ''} left out"
+            said += [count, *_named(self.left_out, lines)]
+        said += [f"not used: {what} ({count})" for what, count in self.unused.items()]
+        return "\n".join(said)
+
+
+def _named(broken: list[Broken], lines: int) -> list[str]:
+    named = [f"  {one.where}: {one.reason}" for one in broken[:lines]]
+    more = len(broken) - len(named)
+    return [*named, f"  and {more} more"] if more > 0 else named

@@ -19,9 +19,24 @@ from PIL import Image
 from vlm.bulk.shards import check_end
 from vlm.images import EXTENSIONS, ImageError, load_image
 
-from .layout import parse_rows, pick_split, skip
+from .layout import pick_split
 from .records import Box, DataError, ImageRef, Record
 from .report import Report
+from .rows import (
+    RowError,
+    field,
+    items,
+    label,
+    mapping,
+    number,
+    optional,
+    parse_rows,
+    question_of,
+    skip,
+)
+from .text_files import decode_text, parse_json
+
+_FIELDS = ("texts", "question", "weight", "boxes", "id", "source", "kind", "synthetic")
 
 
 def read_webdataset(
@@ -61,27 +76,39 @@ def find_shards(path: str | Path, split: str) -> list[Path]:
 def read_shard(shard: Path, report: Report | None = None) -> Iterator[Record]:
     """Yield the records of one shard; a truncated shard is used up to where it breaks."""
 
-    def parse(sample: dict[str, Any]) -> Iterator[Record]:
-        if "image" not in sample:
-            raise ValueError(f"the sample {sample['key']} has no image")
-        ref = ImageRef(str(shard), member=sample["image"])
-        content = json.loads(sample["json"]) if "json" in sample else {}
-        if "records" in content:
-            yield from (_from_json(row, ref) for row in content["records"])
-            return
-        captions = content.get("captions") or content.get("caption") or ""
-        if "txt" in sample:
-            captions = sample["txt"].decode().strip().split("\n")
-        texts = [captions] if isinstance(captions, str) else captions
-        if not any(texts):
-            raise ValueError(f"the sample {sample['key']} has no caption")
-        texts = tuple(text.strip() for text in texts)
-        yield Record(ref, texts, id=sample["key"], source="webdataset")
+    def parse(row: tuple[str, Any]) -> Iterator[Record]:
+        image, content = row
+        yield _from_json(content, ImageRef(str(shard), member=image))
 
     try:
-        yield from parse_rows(_samples(shard), parse, shard, report)
+        rows = (row for sample in _samples(shard) for row in _rows(sample))
+        yield from parse_rows(rows, parse, shard, report)
     except (OSError, tarfile.TarError) as error:
         skip(str(shard), f"the shard is not a whole uncompressed tar file: {error}", report)
+
+
+def _rows(sample: dict[str, Any]) -> Iterator[tuple[str, tuple[str, Any] | RowError]]:
+    """Each record of a sample as the name of its image and its fields, as `_to_json` writes them."""
+    place = f"sample {sample['key']}"
+    try:
+        if "image" not in sample:
+            raise RowError("it has no image")
+        content = parse_json(decode_text(sample["json"])) if "json" in sample else {}
+        if "records" in mapping({"json": content}, "json"):
+            for number, row in enumerate(items(content, "records")):
+                yield f"{place}, record {number}", (sample["image"], row)
+            return
+        captions = optional(content, "captions", optional(content, "caption", []))
+        if "txt" in sample:
+            lines = decode_text(sample["txt"]).split("\n")
+            captions = [line for line in lines if line.strip()]
+        texts = captions if isinstance(captions, list) else [captions]
+        if not texts:
+            raise RowError("it has no caption")
+        row = {"texts": texts, "id": sample["key"], "source": "webdataset"}
+        yield place, (sample["image"], row)
+    except RowError as error:
+        yield place, error
 
 
 def _samples(shard: Path) -> Iterator[dict[str, Any]]:
@@ -175,16 +202,31 @@ def _write_shard(shard: Path, files: Iterable[tuple[str, bytes, bytes]]) -> None
 
 def _to_json(record: Record) -> dict[str, Any]:
     """Every field of a record but its image; fields at their default are left out."""
-    row = {}
-    for field in dataclasses.fields(Record):
-        value = getattr(record, field.name)
-        if field.name != "image" and value != field.default:
-            row[field.name] = value
+    defaults = {field.name: field.default for field in dataclasses.fields(Record)}
+    values = {name: getattr(record, name) for name in _FIELDS}
+    row = {name: value for name, value in values.items() if value != defaults[name]}
     if record.boxes:
         row["boxes"] = [dataclasses.asdict(box) for box in record.boxes]
     return row
 
 
-def _from_json(row: dict[str, Any], image: ImageRef) -> Record:
-    boxes = tuple(Box(**box) for box in row.get("boxes", ()))
-    return Record(**{**row, "image": image, "texts": tuple(row["texts"]), "boxes": boxes})
+def _from_json(row: Any, image: ImageRef) -> Record:
+    texts = field(row, "texts")
+    if unknown := sorted(set(row) - set(_FIELDS)):
+        raise RowError(f"it has {unknown[0]!r}, which no record has")
+    return Record(
+        image=image,
+        texts=tuple(items(row, "texts")) if texts != [] else (),  # answers that are kept secret
+        question=question_of(row, "question") if "question" in row else None,
+        weight=number(row, "weight") if "weight" in row else 1.0,
+        boxes=tuple(_box(box) for box in items(row, "boxes")) if "boxes" in row else (),
+        id=label(row, "id"),
+        source=label(row, "source"),
+        kind=label(row, "kind"),
+        synthetic=optional(row, "synthetic", False) is True,
+    )
+
+
+def _box(box: Any) -> Box:
+    left, top, right, bottom = (number(box, side) for side in ("left", "top", "right", "bottom"))
+    return Box(label(box, "label"), left, top, right, bottom)
