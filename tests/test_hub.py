@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 import vlm
 from vlm.weights import CheckpointError
@@ -112,9 +114,24 @@ def test_a_model_of_another_library_in_the_cache_is_refused(cache, tmp_path):
     (foreign / "model.safetensors").write_bytes(b"")
     (foreign / "tokenizer.json").write_text("{}")
     cached(cache, "someone/foreign", foreign)
-    with pytest.raises(CheckpointError, match="format_version"):
+    with pytest.raises(CheckpointError, match="transformers' llava, which is not read here"):
         vlm.load("someone/foreign")
     assert "someone/foreign" not in {entry.name for entry in available()}
+
+
+def test_what_is_not_read_is_not_fetched(cache, tmp_path, monkeypatch):
+    """The configurations arrive first, and gigabytes of weights only where an importer reads them."""
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append(allow_patterns)
+        (tmp_path / "config.json").write_text('{"model_type": "paligemma"}')
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(CheckpointError, match="paligemma, which is not read here"):
+        find("someone/paligemma")
+    assert asked == [["*config.json"]]
 
 
 def test_available_lists_bundled_and_cached_models(assets, cache, tiny, tiny_checkpoint):
@@ -163,14 +180,20 @@ def test_available_lists_coca_whatever_its_card_says(assets, cache, tmp_path):
     assert (entry.tasks, entry.licence) == (("caption",), "unknown")
 
 
-@pytest.mark.parametrize(("name", "found"), [("laion/mscoco_CoCa-B", 1), ("laion/CLIP-B", 0)])
-def test_available_knows_coca_without_a_configuration_by_its_name(
-    assets, cache, tmp_path, name, found
+@pytest.mark.parametrize("format", ["safetensors", "zip", "legacy"])
+@pytest.mark.parametrize(("part", "found"), [("text_decoder.ln_final", 1), ("text.ln_final", 0)])
+def test_available_knows_coca_without_a_configuration_by_its_tensors(
+    assets, cache, tmp_path, format, part, found
 ):
     folder = tmp_path / "foreign"
     folder.mkdir()
-    (folder / "open_clip_pytorch_model.bin").write_bytes(b"")
-    cached(cache, name, folder)
+    weights = {"visual.proj": torch.zeros(4, 4), f"{part}.weight": torch.zeros(4)}
+    if format == "safetensors":
+        save_file(weights, folder / "open_clip_model.safetensors")
+    else:
+        file = folder / "open_clip_pytorch_model.bin"
+        torch.save(weights, file, _use_new_zipfile_serialization=format == "zip")
+    cached(cache, "someone/model", folder)
     assert [entry.tasks for entry in available()] == [("caption",)] * found
 
 

@@ -53,7 +53,7 @@ def test_overrides_reach_into_mappings_lists_and_what_was_left_out(tmp_path: Pat
         ({"epochs": "three"}, "epochs must be a whole number, not 'three'"),
         ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
         ({"epochs": True}, "epochs must be a whole number, not True"),
-        ({"epochs": 0}, "epochs must be positive, not 0"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"dropout": "much"}, "dropout must be a number"),
         ({"dropout": 1}, r"dropout must be in \[0, 1\), not 1"),
         ({"blind": "yes please"}, "blind must be true or false"),

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import vlm
 from vlm.weights.store import CheckpointError, load_checkpoint, save_checkpoint
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json"]
@@ -95,7 +99,7 @@ def test_another_format_version_is_refused(folder, version):
 def test_a_configuration_of_another_library_is_refused(folder):
     foreign = {"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}
     (folder / "config.json").write_text(json.dumps(foreign))
-    with pytest.raises(CheckpointError, match="format_version"):
+    with pytest.raises(CheckpointError, match=r"family blip: vlm convert .* makes one of ours"):
         load_checkpoint(folder)
 
 
@@ -133,6 +137,76 @@ def test_every_weight_must_be_in_its_place(folder):
         with pytest.raises(CheckpointError, match=r"decoder\.(token_embedding|extra)") as caught:
             load_checkpoint(folder)
         assert_one_sentence(caught.value, folder)
+
+
+WRAPPERS = ["module", "_orig_mod", "model", "ema", "_orig_mod.module", "module._orig_mod", "a.b.c"]
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_what_a_wrapper_puts_before_every_name_is_taken_off(tiny, folder, prefix):
+    file = folder / "model.safetensors"
+    weights = {f"{prefix}.{name}": tensor for name, tensor in load_file(file).items()}
+    save_file({**weights, "n_averaged": torch.tensor(3)}, file)  # as torch's AveragedModel counts
+    model, _ = load_checkpoint(folder)
+    expected = tiny.model.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("inside", ["_orig_mod", "_fsdp_wrapped_module"])
+def test_what_a_wrapper_puts_inside_names_is_taken_off(tiny, folder, inside):
+    """As of a model whose parts were compiled one by one."""
+    file = folder / "model.safetensors"
+    weights = {
+        name.replace("decoder.sublayers", f"decoder.{inside}.sublayers"): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(weights, file)
+    assert load_checkpoint(folder)[0].config == tiny.model.config
+    save_file({**weights, "decoder.sublayers.0.norm.weight": torch.zeros(32)}, file)
+    with pytest.raises(CheckpointError, match=r"sublayers\.0\.norm\.weight, which are the same"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name", ["decoder.token_embedding.weight", "vision.trunk.conv_stem.weight", "adapter.norm.bias"]
+)
+def test_a_weight_that_is_not_finite_is_named(folder, name, dtype, value):
+    file = folder / "model.safetensors"
+    weights = {key: tensor.to(dtype) for key, tensor in load_file(file).items()}
+    weights[name].view(-1)[-1] = value
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=f"NaN or infinity in {name}") as caught:
+        load_checkpoint(folder)
+    assert_one_sentence(caught.value, folder)
+
+
+def test_a_weight_of_another_kind_is_named(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = "decoder.token_embedding.weight"
+    save_file({**weights, name: weights[name].to(torch.int8)}, file)
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(folder)
+
+
+def test_a_value_beyond_half_precision_is_kept(tiny, tmp_path):
+    model = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        model.decoder.token_embedding.weight[0, 0] = 1e6
+    save_checkpoint(tmp_path, model, tiny.tokenizer, torch.float16)
+    assert load_checkpoint(tmp_path)[0].decoder.token_embedding.weight[0, 0] == 1e6
+
+
+def test_loading_leaves_the_chances_of_others_as_they_were(tiny_checkpoint):
+    """A model under construction draws weights; who loads one has a seed of their own."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    vlm.load(tiny_checkpoint)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
 
 
 def test_a_tokenizer_of_another_model_is_refused(tiny, folder):

@@ -273,9 +273,10 @@ def test_weights_alone_take_open_clips_configuration_and_clips_tokenizer(
 
 
 def test_weights_alone_that_are_not_cocas_are_refused(published):
-    torch.save({"visual.proj": torch.ones(2)}, published / "open_clip_pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="not CoCa's"):
-        read_foreign(published)
+    for name, named in (("visual.proj", "open_clip's CLIP without a decoder"), ("x", "not CoCa's")):
+        torch.save({name: torch.ones(2)}, published / "open_clip_pytorch_model.bin")
+        with pytest.raises(CheckpointError, match=named):
+            read_foreign(published)
     weights = {
         "text.token_embedding.weight": torch.ones(3, 7),
         "text_decoder.text_projection": torch.ones(7, 3),

@@ -160,6 +160,73 @@ def test_the_bias_of_the_output_layer_is_what_counts(own):
         assert torch.equal(read_foreign(own)[0].decoder.head_bias, other)
 
 
+@pytest.mark.parametrize("prefix", ["module", "_orig_mod", "model", "ema", "module._orig_mod"])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_what_a_wrapper_puts_before_every_name_is_taken_off(own, prefix, pickled):
+    expected = read_foreign(own)[0].state_dict()
+    weights = load_file(own / "model.safetensors")
+    wrapped = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+    if pickled:
+        (own / "model.safetensors").unlink()
+        torch.save({"model": wrapped, "epoch": 3}, own / "pytorch_model.bin")
+    else:
+        save_file(wrapped, own / "model.safetensors", {"format": "pt"})
+    actual = read_foreign(own)[0].state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in actual.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [
+        ("text_decoder.bert.embeddings.word_embeddings.weight", True),
+        ("text_decoder.cls.predictions.decoder.weight", True),  # written beside what it is tied to
+        ("vision_model.post_layernorm.bias", False),
+        ("text_decoder.cls.predictions.bias", False),
+    ],
+)
+def test_a_weight_that_is_not_finite_is_named(own, name, tied, value):
+    file = own / "model.safetensors"
+    weights = load_file(file)
+    output = "text_decoder.cls.predictions.decoder"
+    embeddings = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
+    weights |= {f"{output}.weight": embeddings.clone()} if tied else {}
+    weights.pop(f"{output}.bias", None)
+    weights[name] = weights[name].half()
+    weights[name].view(-1)[0] = value
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"NaN or infinity in {name}"):
+        read_foreign(own)
+
+
+def test_what_is_dropped_may_be_infinite(own):
+    """Masks that are made anew."""
+    file = own / "model.safetensors"
+    ids = torch.full((1, 4), float("-inf"))
+    save_file({**load_file(file), "text_decoder.x.position_ids": ids}, file, {"format": "pt"})
+    read_foreign(own)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "says"),
+    [
+        ("text_config", {"hidden_size": "16"}, "text_config.hidden_size must be a whole number"),
+        ("text_config", {"layer_norm_eps": True}, "text_config.layer_norm_eps must be a number"),
+        ("text_config", {"num_attention_heads": 3}, "width 16 is not a multiple of heads 3"),
+        ("text_config", {"hidden_size": 0}, "the configuration describes no model"),
+        ("vision_config", {"image_size": "32"}, r"vision_config.image_size\[0\] must be a whole"),
+        ("vision_config", {"image_size": [32, 0]}, r"vision_config.image_size\[1\] must be from 1"),
+        ("vision_config", 3, "vision_config must be a mapping"),
+    ],
+)
+def test_a_configuration_of_wrong_values_is_named(own, part, changes, says):
+    values = json.loads((own / "config.json").read_text())[part]
+    changed = {**values, **changes} if isinstance(changes, dict) else changes
+    edit(own / "config.json", **{part: changed})
+    with pytest.raises(CheckpointError, match=says):
+        read_foreign(own)
+
+
 def test_missing_preprocessing_is_named(own):
     for file in ("preprocessor_config.json", "processor_config.json"):
         (own / file).unlink(missing_ok=True)

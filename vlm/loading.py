@@ -11,7 +11,8 @@ from vlm.errors import UserError
 from vlm.model.vision import folded
 from vlm.runtimes.openvino import BackendError, compiled
 from vlm.runtimes.packed import can_pack, packed
-from vlm.weights.convert import converted, family
+from vlm.weights.convert import converted
+from vlm.weights.families import recognise
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
@@ -44,7 +45,7 @@ def load(
         raise BackendError("OpenVINO has no gradients; load the model without it for those")
     place = find_device("cpu" if compile_it else device)
     folder = find(name)
-    model, tokenizer = load_checkpoint(converted(folder) if family(folder) else folder)
+    model, tokenizer = load_checkpoint(converted(folder) if recognise(folder) else folder)
     if not gradients:
         model.vision = folded(model.vision)
     if compile_it:

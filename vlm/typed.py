@@ -32,7 +32,7 @@ class Limit(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-Count = Annotated[int, Limit("positive", lambda value: value > 0)]
+Count = Annotated[int, Limit("at least 1", lambda value: value > 0)]
 Natural = Annotated[int, Limit("0 or more", lambda value: value >= 0)]
 Finite = Annotated[float, Limit("finite", math.isfinite)]
 Positive = Annotated[float, Limit("positive and finite", lambda value: 0 < value < math.inf)]

@@ -87,6 +87,12 @@ def default_preprocess(name: str, size: tuple[int, int] | None = None) -> Prepro
     )
 
 
+def probe_pixels(encoder: VisionEncoder) -> Tensor:
+    """Random pixels `(1, 3, H, W)` in the encoder's input size, the same each time, to hold a copy against it."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, 3, *encoder.config.preprocess.size, generator=generator)
+
+
 @torch.no_grad()
 def folded(encoder: VisionEncoder) -> VisionEncoder:
     """A copy for inference: each batch norm folded into the convolution before it, channels last in memory.
@@ -116,6 +122,6 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
             # timm's BatchNormAct2d also holds the activation.
             setattr(module, name, getattr(norm, "act", nn.Identity()))
     copy = copy.to(memory_format=torch.channels_last)
-    probe = torch.randn(1, 3, *encoder.config.preprocess.size)
+    probe = probe_pixels(encoder)
     expected, actual = encoder.eval()(probe)[0], copy(probe)[0]
     return copy if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder

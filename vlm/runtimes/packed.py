@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm.model.model import VisionLanguageModel
-from vlm.model.vision import VisionEncoder
+from vlm.model.vision import VisionEncoder, probe_pixels
 from vlm.runtimes.twin import M, fused, twin
 
 # What oneDNN computes while a layer's output is still in registers: its name and its algorithm.
@@ -93,9 +93,7 @@ def _packed_vision(encoder: VisionEncoder) -> VisionEncoder:
     if not any(isinstance(module, nn.Linear) for module in encoder.modules()):
         return encoder
     same = _packed_children(encoder)
-    probe = torch.rand(
-        1, 3, *encoder.config.preprocess.size, generator=torch.Generator().manual_seed(0)
-    )
+    probe = probe_pixels(encoder)
     expected = encoder(probe)[0]
     try:
         actual = same(probe)[0]

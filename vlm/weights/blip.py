@@ -9,16 +9,16 @@ from typing import Any
 from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig, VisionConfig
 from vlm.tokenizer import TextConfig
 from vlm.weights import bert
+from vlm.weights.families import read_json
 from vlm.weights.foreign import (
     Foreign,
     activation,
-    read_json,
-    read_preprocess,
     read_tokenizer,
     read_weights,
-    sides,
+    settings,
     token,
 )
+from vlm.weights.processors import read_preprocess, sides
 from vlm.weights.tables import From, Table, module, tied
 
 # transformers writes what differs from its own defaults; these are the defaults.
@@ -59,7 +59,8 @@ def read(folder: Path) -> Foreign:
     Raises CheckpointError where something does not fit.
     """
     config = read_json(folder, "config.json")
-    vision, text = {**_VISION, **config["vision_config"]}, {**_TEXT, **config["text_config"]}
+    vision = settings(_VISION, config["vision_config"], "vision_config")
+    text = settings(_TEXT, config["text_config"], "text_config")
     weights = read_weights(folder)
     head = "text_decoder.cls.predictions"
     embeddings = "text_decoder.bert.embeddings"
@@ -104,7 +105,9 @@ def read(folder: Path) -> Foreign:
 def _vision(config: dict[str, Any], folder: Path) -> VisionConfig:
     return VisionConfig(
         name="vit_base_patch16_384",
-        preprocess=read_preprocess(folder, sides(config["image_size"]), resample=3),
+        preprocess=read_preprocess(
+            folder, sides(config["image_size"], "vision_config.image_size"), "Blip"
+        ),
         options={
             "patch_size": config["patch_size"],
             "embed_dim": config["hidden_size"],

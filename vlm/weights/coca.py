@@ -16,17 +16,19 @@ from torch import Tensor
 from vlm.images import Preprocess
 from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig, VisionConfig
 from vlm.tokenizer import TextConfig
+from vlm.typed import Finite, Positive
 from vlm.weights import CheckpointError
+from vlm.weights.families import CONFIGURATION, read_json
 from vlm.weights.foreign import (
     Foreign,
     expect,
-    read_json,
     read_tokenizer,
     read_weights,
-    sides,
+    settings,
     token,
 )
 from vlm.weights.hub import fetch_file
+from vlm.weights.processors import channels, sides
 from vlm.weights.tables import From, Table, Weights, module, row, rows, stacked, transposed
 
 # open_clip's defaults, where the configuration says nothing.
@@ -49,8 +51,8 @@ _TEXT = {
     "embed_cls": False,
 }
 _PREPROCESS = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
@@ -80,24 +82,17 @@ DROPPED = {
 }
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a folder has weights under open_clip's names."""
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    return any((folder / name).is_file() for name in names)
-
-
 def read(folder: Path) -> Foreign:
     """A folder of open_clip's CoCa. Without a tokenizer of its own it takes CLIP's, from the hub.
 
     Raises CheckpointError where something does not fit.
     """
     weights = read_weights(folder, "open_clip_model", "open_clip_pytorch_model")
-    # Training on several devices leaves a prefix.
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     config = _configuration(folder, weights)
     model = config["model_cfg"]
-    vision, text = {**_VISION, **model["vision_cfg"]}, {**_TEXT, **model["text_cfg"]}
-    fused = {**_TEXT, **model["multimodal_cfg"]}
+    vision = settings(_VISION, model["vision_cfg"], "vision_cfg")
+    text = settings(_TEXT, model["text_cfg"], "text_cfg")
+    fused = settings(_TEXT, model["multimodal_cfg"], "multimodal_cfg")
     expect(vision, "vision_cfg", attentional_pool=True, timm_model_name=None, ls_init_value=None)
     expect(vision, "vision_cfg", no_ln_pre=False, pos_embed_type="learnable", block_type=None)
     expect(vision, "vision_cfg", pool_type="tok")
@@ -113,7 +108,10 @@ def read(folder: Path) -> Foreign:
     ours = ModelConfig(
         vision=VisionConfig(
             name="vit_base_patch32_clip_224",
-            preprocess=_preprocess(config.get("preprocess_cfg", {}), sides(vision["image_size"])),
+            preprocess=_preprocess(
+                config.get("preprocess_cfg", {}),
+                sides(vision["image_size"], "vision_cfg.image_size"),
+            ),
             options={
                 "patch_size": vision["patch_size"],
                 "embed_dim": vision["width"],
@@ -163,27 +161,28 @@ def read(folder: Path) -> Foreign:
 
 
 def _configuration(folder: Path, weights: Weights) -> dict[str, Any]:
-    name = "open_clip_config.json"
-    if (folder / name).is_file():
-        return read_json(folder, name)
+    if (folder / CONFIGURATION).is_file():
+        return read_json(folder, CONFIGURATION)
     embeddings = weights.get("text.token_embedding.weight")
     if embeddings is None or "text_decoder.text_projection" not in weights:
-        raise CheckpointError(f"{folder} has no {name}, and its weights are not CoCa's")
+        raise CheckpointError(f"{folder} has no {CONFIGURATION}, and its weights are not CoCa's")
     if embeddings.shape[1] not in _PUBLISHED:
-        raise CheckpointError(f"{folder} has no {name}, and is neither coca_ViT-B-32 nor -L-14")
+        raise CheckpointError(
+            f"{folder} has no {CONFIGURATION}, and is neither coca_ViT-B-32 nor -L-14"
+        )
     return {"model_cfg": _PUBLISHED[embeddings.shape[1]]}
 
 
 def _preprocess(values: dict[str, Any], size: tuple[int, int]) -> Preprocess:
-    values = {**_PREPROCESS, **values}
+    values = settings(_PREPROCESS, values, "preprocess_cfg")
     if values["resize_mode"] not in _FIT:
         raise CheckpointError(f"preprocess_cfg.resize_mode {values['resize_mode']!r} is unknown")
-    if "size" in values and sides(values["size"]) != size:
+    if "size" in values and sides(values["size"], "preprocess_cfg.size") != size:
         raise CheckpointError(f"preprocess_cfg.size {values['size']} is not the encoder's {size}")
     return Preprocess(
         size=size,
-        mean=tuple(values["mean"]),
-        std=tuple(values["std"]),
+        mean=channels(Finite, values["mean"], "preprocess_cfg.mean"),
+        std=channels(Positive, values["std"], "preprocess_cfg.std"),
         fit=_FIT[values["resize_mode"]],
         interpolation=values["interpolation"],
     )

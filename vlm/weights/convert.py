@@ -14,30 +14,17 @@ from vlm import __version__
 from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.weights import CheckpointError, blip, coca, vision_encoder_decoder
-from vlm.weights.foreign import Foreign, read_json
+from vlm.weights.families import FOREIGN, recognise
+from vlm.weights.foreign import Foreign
 from vlm.weights.store import save_checkpoint
 from vlm.weights.tables import translate
 
-# By transformers' `model_type`; CoCa's folders are open_clip's.
+# By the names of `vlm.weights.families`.
 FAMILIES: dict[str, Callable[[Path], Foreign]] = {
     "blip": blip.read,
     "vision-encoder-decoder": vision_encoder_decoder.read,
     "coca": coca.read,
 }
-
-
-def family(folder: Path) -> str | None:
-    """The family of a foreign checkpoint's folder; None for ours, and for those that no importer knows."""
-    try:
-        if (folder / "open_clip_config.json").is_file():
-            model = read_json(folder, "open_clip_config.json").get("model_cfg", {})
-            return "coca" if "multimodal_cfg" in model else None
-        if not (folder / "config.json").is_file() and coca.has_weights(folder):
-            return "coca"  # as published: open_clip has the configuration, and goes by the name
-        model_type = read_json(folder, "config.json").get("model_type")
-    except CheckpointError:
-        return None
-    return model_type if model_type in FAMILIES else None
 
 
 def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
@@ -46,22 +33,26 @@ def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
     Every tensor is accounted for. Raises CheckpointError when the folder is of no known family, or does not fit it.
     """
     folder = Path(folder)
-    name = family(folder)
-    if name is None:
-        known = ", ".join(FAMILIES)
-        raise CheckpointError(f"{folder} is not a checkpoint that can be converted ({known})")
+    family = recognise(folder)
+    if family is None:
+        own = (folder / "config.json").is_file()
+        reason = "is one of vlm's own" if own else "has no config.json"
+        raise CheckpointError(f"{folder} {reason}; what can be converted are {FOREIGN}")
     try:
-        foreign = FAMILIES[name](folder)
-        model = VisionLanguageModel(foreign.config, initialise=False)
+        foreign = FAMILIES[family.name](folder)
+        with torch.random.fork_rng(devices=[]):  # new layers draw weights, which the file's replace
+            model = VisionLanguageModel(foreign.config, initialise=False)
         weights = translate(foreign.weights, foreign.table, foreign.dropped)
         model.load_state_dict(weights, assign=True)
         tokenizer = Tokenizer(foreign.tokenizer, foreign.config.text)
     except KeyError as error:
         raise CheckpointError(f"{folder}: the configuration has no {error}") from None
+    except (TypeError, AttributeError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(f"{folder}: the configuration describes no model: {error}") from None
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{folder}: weights and configuration differ: {first}") from None
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     size = foreign.config.decoder.vocab_size
     if tokenizer.vocab_size < size / 2:  # they differ by a few where the model's is rounded up

@@ -7,7 +7,9 @@ from typing import Any
 
 from vlm.model.config import VisionConfig
 from vlm.weights import CheckpointError
-from vlm.weights.foreign import activation, expect, read_preprocess, sides
+from vlm.weights.families import ENCODERS
+from vlm.weights.foreign import activation, expect, settings
+from vlm.weights.processors import read_preprocess, sides
 from vlm.weights.tables import From, Table, module, stacked
 
 # transformers writes what differs from its own defaults; these are the defaults.
@@ -40,8 +42,7 @@ _SWIN: dict[str, Any] = {
     "qkv_bias": True,
 }
 
-# PIL's numbers of each family's own interpolation.
-_RESAMPLE = {"vit": 2, "deit": 3, "beit": 3, "swin": 2}
+_PROCESSORS = {"vit": "ViT", "deit": "DeiT", "beit": "Beit", "swin": "ViT"}
 
 
 def read(config: dict[str, Any], folder: Path) -> tuple[VisionConfig, Table, int]:
@@ -51,22 +52,23 @@ def read(config: dict[str, Any], folder: Path) -> tuple[VisionConfig, Table, int
     """
     family = config.get("model_type", "")
     if family in ("vit", "deit"):
-        config = _PLAIN | config
+        config = settings(_PLAIN, config, "encoder")
         vision, table = _vit(config, distilled=family == "deit")
         width = config["hidden_size"]
     elif family == "beit":
-        config = _BEIT | config
+        config = settings(_BEIT, config, "encoder")
         vision, table = _beit(config)
         width = config["hidden_size"]
     elif family == "swin":
-        config = _SWIN | config
+        config = settings(_SWIN, config, "encoder")
         vision, table = _swin(config)
         width = config["embed_dim"] * 2 ** (len(config["depths"]) - 1)
     else:
         raise CheckpointError(
-            f"the encoder {family!r} is unknown; vit, deit, beit and swin are not"
+            f"the encoder's model_type {family!r} is none of {', '.join(ENCODERS)}"
         )
-    preprocess = read_preprocess(folder, sides(config["image_size"]), _RESAMPLE[family])
+    size = sides(config["image_size"], "encoder.image_size")
+    preprocess = read_preprocess(folder, size, _PROCESSORS[family])
     return VisionConfig(preprocess=preprocess, **vision), table, width
 
 

@@ -1,8 +1,7 @@
-"""Reading the folders of other libraries: weights, preprocessing and tokenizer, in the hub's formats."""
+"""Reading the folders of other libraries: weights, settings and tokenizer, in the hub's formats."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from vlm.images import Preprocess
 from vlm.model.config import Activation, ModelConfig
+from vlm.typed import fit
 from vlm.weights import CheckpointError
-from vlm.weights.tables import Dropped, Table, Weights
+from vlm.weights.families import read_json
+from vlm.weights.tables import Dropped, Table, Weights, unwrapped
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,11 @@ class Foreign:
     tokenizer: Backend
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of the folder. Raises CheckpointError when it is missing or no mapping."""
-    try:
-        values = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {name}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name} cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{folder / name} is not a JSON mapping")
-    return values
-
-
 def read_weights(folder: Path, stem: str = "model", pickled: str = "pytorch_model") -> Weights:
     """All tensors, as float32, of `{stem}.safetensors` or, where there is none, of the older `{pickled}.bin`.
 
     Files split in several are found by their index. A pickle is opened for tensors alone; they may lie in the
-    `state_dict` of a training's checkpoint.
+    `state_dict` of a training's checkpoint. What wrappers put before the names is taken off; see `unwrapped`.
     """
     for name in (f"{stem}.safetensors", f"{pickled}.bin"):
         if (folder / name).is_file():
@@ -60,8 +47,22 @@ def read_weights(folder: Path, stem: str = "model", pickled: str = "pytorch_mode
         weights: Weights = {}
         for part in parts:
             weights |= _read_part(folder / part)
+        weights = unwrapped(weights)
         return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     raise CheckpointError(f"{folder} has neither {stem}.safetensors nor {pickled}.bin")
+
+
+# Where a training's checkpoint has the weights: Lightning's and timm's, torch's tutorial's, LAVIS' and DeepSpeed's;
+# averaged ones where there are no others.
+_STATES = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
 
 
 def _read_part(file: Path) -> Weights:
@@ -72,61 +73,30 @@ def _read_part(file: Path) -> Weights:
     except Exception as error:  # an unpickler raises what it likes
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{file} cannot be read: {reason}") from None
-    if isinstance(loaded, dict):
-        loaded = loaded.get("state_dict", loaded)
+    for key in _STATES:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+            break
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise CheckpointError(f"{file} is not a mapping of names to tensors")
     return loaded
 
 
-_RESAMPLING: dict[int, Any] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as PIL numbers them
+_SEVERAL_FORMS = ("image_size",)  # see `vlm.weights.processors.sides`
 
 
-def read_preprocess(folder: Path, size: tuple[int, int], resample: int) -> Preprocess:
-    """The preprocessing of transformers' `preprocessor_config.json`, for an encoder of that input size.
+def settings(defaults: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A part of a foreign configuration, over what its library leaves out.
 
-    `resample` is the family's own, for files that do not say. Raises CheckpointError for what has no equal here.
+    Each value is of its default's type, and none is null that has a default. Raises CheckpointError.
     """
-    name = "preprocessor_config.json"
-    newer = "processor_config.json"
-    if not (folder / name).is_file() and (folder / newer).is_file():
-        values = read_json(folder, newer).get("image_processor", {})
-    else:
-        values = read_json(folder, name)
-    for step in ("do_resize", "do_normalize", "do_rescale"):
-        if not values.get(step, True):
-            raise CheckpointError(f"{folder / name}: {step} is false, which has no equal here")
-    if abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
-        raise CheckpointError(f"{folder / name}: rescale_factor is not 1/255")
-    resized = values.get("size", size[0])
-    shortest = isinstance(resized, dict) and "shortest_edge" in resized
-    becomes = sides(resized)
-    cropped = sides(values.get("crop_size", becomes)) if values.get("do_center_crop") else becomes
-    if becomes != size or cropped != size:
-        raise CheckpointError(
-            f"{folder / name}: images become {becomes[0]} x {becomes[1]}, cropped to {cropped[0]} x {cropped[1]}, but "
-            f"the encoder reads {size[0]} x {size[1]}"
-        )
-    if shortest and not values.get("do_center_crop"):
-        raise CheckpointError(f"{folder / name}: images keep their shape, which has no equal here")
-    return Preprocess(
-        size=size,
-        mean=tuple(values["image_mean"]),
-        std=tuple(values["image_std"]),
-        fit="crop" if shortest else "squash",
-        interpolation=_RESAMPLING[values.get("resample", resample)],
-    )
-
-
-def sides(value: Any) -> tuple[int, int]:
-    """Height and width of a size: a number, a pair or a mapping."""
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, dict):
-        if "shortest_edge" in value:
-            return value["shortest_edge"], value["shortest_edge"]
-        return value["height"], value["width"]
-    return value[0], value[1]
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{where} must be a mapping, not {values!r}")
+    chosen = {**defaults, **{name: value for name, value in values.items() if value is not None}}
+    for name, default in defaults.items():
+        if isinstance(default, bool | int | float | str) and name not in _SEVERAL_FORMS:
+            chosen[name] = fit(type(default), chosen[name], f"{where}.{name}")
+    return chosen
 
 
 def read_tokenizer(folder: Path) -> Backend:

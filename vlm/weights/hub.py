@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm.model.config import ModelConfig
+from vlm.model.config import ConfigError, ModelConfig
 from vlm.weights import CheckpointError
+from vlm.weights.families import read_json, recognise
 
 DEFAULT = "small"
 
 # Ours, and what importers read of others'; pickled weights only where there are no others.
+_CONFIGURATIONS = "*config.json"
 _FILES = (
-    "*config.json",
+    _CONFIGURATIONS,
     "model*.safetensors",
     "open_clip_model.safetensors",
     "*.safetensors.index.json",
@@ -27,12 +28,6 @@ _FILES = (
     "merges.txt",
     "README.md",
 )
-# By transformers' class; CoCa's folders are open_clip's.
-_FOREIGN: dict[str, tuple[str, ...]] = {
-    "BlipForConditionalGeneration": ("caption",),
-    "BlipForQuestionAnswering": ("vqa",),
-    "VisionEncoderDecoderModel": ("caption",),
-}
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 
 
@@ -100,27 +95,13 @@ def _cached() -> list[tuple[str, Path]]:
 
 def _describe(name: str, folder: Path) -> Available | None:
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    if tasks := _foreign_tasks(name, folder):
-        return Available(name, folder, size, tasks, _card_licence(folder))
     try:
-        config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        if (family := recognise(folder)) is not None:
+            return Available(name, folder, size, family.tasks, _card_licence(folder))
+        config = ModelConfig.from_dict(read_json(folder, "config.json"))
+    except (CheckpointError, ConfigError):
         return None
     return Available(name, folder, size, config.tasks, config.licence)
-
-
-def _foreign_tasks(name: str, folder: Path) -> tuple[str, ...]:
-    """What a checkpoint that `vlm.weights.convert` reads can do; nothing for any other."""
-    try:
-        if (folder / "open_clip_config.json").is_file():
-            config = json.loads((folder / "open_clip_config.json").read_text())
-            return ("caption",) if "multimodal_cfg" in config["model_cfg"] else ()
-        if not (folder / "config.json").is_file() and any(folder.glob("open_clip_*")):
-            return ("caption",) if "coca" in name.lower() else ()
-        (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
-        return _FOREIGN.get(architecture, ())
-    except (OSError, ValueError, TypeError, KeyError):
-        return ()
 
 
 def _card_licence(folder: Path) -> str:
@@ -145,7 +126,11 @@ def fetch_file(name: str, file: str) -> Path:
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _reasons(f"there is no folder {name!r}, nor such a model to fetch"):
+    missing = f"there is no folder {name!r}, nor such a model to fetch"
+    with _reasons(missing):
+        folder = Path(snapshot_download(name, allow_patterns=[_CONFIGURATIONS]))
+    recognise(folder)  # before gigabytes arrive that nothing here reads
+    with _reasons(missing):
         folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=list(_PICKLED)))

@@ -7,7 +7,7 @@ tensor is used or is named as dropped with a reason, and every tensor that the t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,10 @@ from torch import Tensor
 from vlm.weights import CheckpointError
 
 Weights = dict[str, Tensor]
+
+# What torch's wrappers of a part of a model put into the middle of names.
+_INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
 
 
 def same(tensor: Tensor) -> Tensor:
@@ -66,8 +70,41 @@ def module(ours: str, *theirs: str, how: Callable[..., Tensor] | None = None) ->
     }
 
 
+def unwrapped(weights: Weights) -> Weights:
+    """The weights under the names that the model itself gave them.
+
+    A training's wrappers put something before every name: `module.` (DataParallel), `_orig_mod.` (torch.compile),
+    `model.` (Lightning), `ema.`, or several. No family here has one name before all of its own. Raises
+    CheckpointError where two tensors come to the same name.
+    """
+    names = {name: ".".join(p for p in name.split(".") if p not in _INSIDE) for name in weights}
+    names = {name: short for name, short in names.items() if short != _AVERAGED}
+    while names and all("." in short for short in names.values()):
+        if len({short.split(".")[0] for short in names.values()}) > 1:
+            break
+        names = {name: short.split(".", 1)[1] for name, short in names.items()}
+    plain = {short: weights[name] for name, short in names.items()}
+    if len(plain) < len(names):
+        twice = [name for name, short in names.items() if list(names.values()).count(short) > 1]
+        raise CheckpointError(f"the weights have {_some(sorted(twice))}, which are the same")
+    return plain
+
+
+def check_finite(weights: Weights, names: Iterable[str]) -> None:
+    """Raise CheckpointError that names a tensor with NaN or infinity in it: its training had diverged."""
+    for name in names:
+        tensor = weights[name]
+        # The extremes are NaN where anything is, and are found thirty times faster than each value is judged.
+        if tensor.is_floating_point() and tensor.numel() > 0:
+            ends = torch.stack(tensor.aminmax())
+            if not ends.isfinite().all():
+                raise CheckpointError(
+                    f"the weights have NaN or infinity in {name}, as a training leaves that has diverged or overflowed"
+                )
+
+
 def translate(source: Weights, table: Table, dropped: Dropped) -> Weights:
-    """Our weights. Raises CheckpointError naming a tensor that is missing, or that nothing reads."""
+    """Our weights. Raises CheckpointError naming a tensor that is missing, not finite, or that nothing reads."""
     used = {name for entry in table.values() for name in entry.names}
     missing = sorted(used - source.keys())
     if missing:
@@ -81,6 +118,7 @@ def translate(source: Weights, table: Table, dropped: Dropped) -> Weights:
         raise CheckpointError(
             f"the weights have {_some(unread)}, which this importer does not know"
         )
+    check_finite(source, sorted(used))
     return {
         ours: entry.how(*(source[name] for name in entry.names)) for ours, entry in table.items()
     }

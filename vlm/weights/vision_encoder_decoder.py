@@ -19,13 +19,14 @@ from torch import Tensor
 from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig
 from vlm.tokenizer import TextConfig
 from vlm.weights import CheckpointError, bert, encoders
+from vlm.weights.families import read_json
 from vlm.weights.foreign import (
     Foreign,
     activation,
     expect,
-    read_json,
     read_tokenizer,
     read_weights,
+    settings,
     token,
 )
 from vlm.weights.tables import From, Table, Weights, module, rows, stacked, tied, transposed
@@ -72,6 +73,8 @@ _TROCR = {
     "eos_token_id": 2,
 }
 
+_Reader = Callable[[dict[str, Any], Weights, int], tuple[DecoderConfig, Table]]
+
 DROPPED = {
     r"encoder\.pooler\..*": "it serves classification",
     r"encoder\.embeddings\.mask_token": "it serves pretraining",
@@ -94,9 +97,9 @@ def read(folder: Path) -> Foreign:
     family = config["decoder"].get("model_type", "")
     if family not in _DECODERS:
         known = ", ".join(_DECODERS)
-        raise CheckpointError(f"the decoder {family!r} is unknown; {known} are not")
+        raise CheckpointError(f"the decoder's model_type {family!r} is none of {known}")
     defaults, read_decoder, output = _DECODERS[family]
-    values = defaults | config["decoder"]
+    values = settings(defaults, config["decoder"], "decoder")
     projected = "enc_to_dec_proj.weight" in weights
     width = values.get("n_embd") or values.get("d_model") or values["hidden_size"]
     memory_width = width if projected else vision_width
@@ -327,7 +330,7 @@ def _trocr(
 
 
 # Defaults, reader, and the name of the output weights where they are not the embeddings.
-_DECODERS = {
+_DECODERS: dict[str, tuple[dict[str, Any], _Reader, str]] = {
     "gpt2": (_GPT2, _gpt2, "decoder.lm_head.weight"),
     "bert": (_BERT, _bert, "decoder.cls.predictions.decoder.weight"),
     "roberta": (_ROBERTA, _roberta, "decoder.lm_head.decoder.weight"),
