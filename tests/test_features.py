@@ -122,6 +122,17 @@ def test_the_encoder_runs_on_the_device_that_is_asked_for(
     assert encoder.trunk.conv_stem.weight.device.type == "cpu"  # the caller's own stays
 
 
+def test_bfloat16_agrees_with_float32(
+    tmp_path: Path, encoder: VisionEncoder, images: list[ImageRef]
+) -> None:
+    build(tmp_path / "whole", encoder, images[:4])
+    build(tmp_path / "half", encoder, images[:4], bf16=True)
+    keys = [image.key for image in images[:4]]
+    whole, half = (FeatureCache(tmp_path / n).get(keys).float() for n in ("whole", "half"))
+    assert not torch.equal(whole, half)  # it is what was asked for
+    assert (whole - half).norm() < 0.03 * whole.norm()
+
+
 def test_processes_share_the_work(
     tmp_path: Path, encoder: VisionEncoder, images: list[ImageRef]
 ) -> None:

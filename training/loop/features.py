@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,14 @@ def build_features(
     workers: int = 1,
     rank: int = 0,
     world: int = 1,
+    bf16: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Encode on `device` what a cache does not hold yet; with several processes each does its part.
 
-    `images` are encoded as they are, `mirrored` also left-right reversed. What an interrupted call has finished
-    is not done again. Raises DataError when the folder belongs to another encoder or cannot be written.
+    `images` are encoded as they are, `mirrored` also left-right reversed; with `bf16` the encoder computes in bfloat16.
+    What an interrupted call has finished is not done again. Raises DataError when the folder belongs to another
+    encoder or cannot be written.
     """
     folder = Path(folder)
     try:
@@ -110,7 +113,9 @@ def build_features(
     for start in range(0, len(todo), SHARD):
         part = todo[start : start + SHARD]
         say(f"encoding images {start + 1:,} to {start + len(part):,} of {len(todo):,}")
-        _write_shard(folder / f"{number:06d}.npy", part, encoder, device, batch_size, workers)
+        kind = torch.device(device).type
+        with torch.autocast(kind, torch.bfloat16) if bf16 else nullcontext():
+            _write_shard(folder / f"{number:06d}.npy", part, encoder, device, batch_size, workers)
         number += world
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from vlm.generate import generate
@@ -59,7 +61,10 @@ class Likelihood(nn.Module):
         return torch.stack(sums).sum()
 
     def _sum(self, projected: Projected, rows: Rows) -> Tensor:
-        hidden = self.model.decoder(rows.ids, projected.select(rows.image)).hidden  # (R, T, D)
+        # On a CPU the gradient of fused attention takes longer than all of the decoder's other products.
+        plain = torch.is_grad_enabled() and rows.ids.device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            hidden = self.model.decoder(rows.ids, projected.select(rows.image)).hidden  # (R, T, D)
         kept = rows.targets != IGNORE_INDEX  # (R, T)
         logits = self.model.decoder.logits(hidden[kept]).float()  # (K, V)
         losses = F.cross_entropy(
