@@ -51,6 +51,23 @@ def test_the_folder_stands_for_data_in_paths(photos: Path) -> None:
     assert data.reports[0].good == 36
 
 
+def test_questions_are_made_where_several_captions_agree(tmp_path: Path) -> None:
+    captions = {"a": ["A dog runs.", "A brown dog.", "The dog plays."], "b": ["A cat sits."] * 3}
+    for name, texts in captions.items():
+        (tmp_path / f"{name}.png").write_bytes(b"")
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts))
+    (tmp_path / "c.png").write_bytes(b"")  # of what a single caption leaves out nobody knows
+    (tmp_path / "c.txt").write_text("A horse stands.")
+    source = {"path": str(tmp_path), "format": "kohya", "split": "all", "dev": None}
+    learnt = {"questions": True, "broken": 1.0}
+    recipe = small_recipe(sources=[source | learnt], validation={"metric": "last", "images": 0})
+    groups = read_data(recipe, tmp_path).all_train
+    assert {Path(group.image.path).name for group in groups} == {"a.png", "b.png"}
+    asked = {(r.question, r.texts) for group in groups for r in group.records}
+    assert all(question for question, _ in asked)
+    assert ("yes",) in {texts for _, texts in asked}
+
+
 def test_rewards_need_captions_of_two_images(photos: Path) -> None:
     scst = {"init": "small", "objective": "scst", "label_smoothing": 0.0}
     source = {"path": str(FIXTURES / "easy_vqa")}

