@@ -26,7 +26,7 @@ def test_survives_json():
     [
         ("format_version", 99, "config.json has format_version 99; this release reads"),
         ("format_version", True, "config.json has format_version True; this release reads"),
-        ("colour", 1, "unknown key colour; known: vision, decoder, text, adapter, reader, tasks"),
+        ("colour", 1, "unknown key colour; known: vision, decoder, text, adapter, reader, tags"),
         ("decoder.wdith", 1, r"unknown key decoder.wdith; did you mean width\?"),
         ("reader.vocab_sise", 3, r"unknown key reader.vocab_sise; did you mean vocab_size\?"),
         ("decoder.heads", 7, "decoder.width 256 is not a multiple of heads 7"),

@@ -16,17 +16,23 @@ from ..recipe.recipe import Optimiser
 
 def freeze(model: VisionLanguageModel, options: Optimiser) -> list[str]:
     """Leave only the parts with a learning rate trainable, and return their names."""
-    trained = [name for name, rate in vars(options.learning_rate).items() if rate > 0]
+    trained = [name for name, rate in rates(model, options).items() if rate > 0]
     model.requires_grad_(False)
     for name in trained:
         getattr(model, name).requires_grad_(True)
     return trained
 
 
+def rates(model: VisionLanguageModel, options: Optimiser) -> dict[str, float]:
+    """The learning rate of each part; a tagger learns with the adapter, beside which it fills the memory."""
+    of_part = dict(vars(options.learning_rate))
+    return of_part if model.tagger is None else {**of_part, "tagger": of_part["adapter"]}
+
+
 def make_optimiser(model: VisionLanguageModel, options: Optimiser) -> torch.optim.Optimizer:
     """The recipe's optimiser over what is trained; vectors and embeddings are not decayed."""
     groups: list[dict[str, Any]] = []
-    for name, rate in vars(options.learning_rate).items():
+    for name, rate in rates(model, options).items():
         part = getattr(model, name)
         if rate == 0:
             continue

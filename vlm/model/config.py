@@ -28,6 +28,7 @@ Task = Literal["caption", "vqa"]
 _LAYERS = 1_000  # a typing error must not build layers until the memory is full
 _NAME = Limit("the name of a timm model", bool)
 _DEPTH = Limit(f"from 1 to {_LAYERS:,}", lambda value: 1 <= value <= _LAYERS)
+_ABOVE_ZERO = Limit("in (0, 1)", lambda value: 0 < value < 1)
 _TEXT_LAYERS = Limit(f"from 0 to {_LAYERS:,}", lambda value: 0 <= value <= _LAYERS)
 _PATTERN = Limit(
     "made of the letters s, c and m", lambda value: value and not set(value) - set("scm")
@@ -128,11 +129,32 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class TagsConfig:
+    """Words for the decoder to attend to, from a classifier over the mean of the encoder's patches.
+
+    The classifier's `classes` have fewer everyday `names`, of at most `length` tokens each. The `top` most probable
+    names are given where they have a probability of `least` or more.
+    """
+
+    classes: Count
+    names: tuple[str, ...]
+    length: Count
+    top: Count = 4
+    least: Annotated[float, _ABOVE_ZERO] = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
+        if self.top > len(self.names):
+            raise ConfigError(f"top {self.top} is more than there are names, {len(self.names)}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The whole model: what `config.json` holds.
 
     By default a question is a prompt, which the answer continues, and the decoder attends to the image. With a
     `reader`, the reader attends to the image as it reads the question, and the decoder to what the reader made of it.
+    With `tags`, words for what the image shows are in the memory beside its patches.
     """
 
     vision: VisionConfig
@@ -140,6 +162,7 @@ class ModelConfig:
     text: TextConfig = field(default_factory=TextConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     reader: DecoderConfig | None = None
+    tags: TagsConfig | None = None
     tasks: Annotated[tuple[Task, ...], _TASKS] = ("caption", "vqa")
     licence: str = ""
 
@@ -152,6 +175,10 @@ class ModelConfig:
             name = "decoder" if self.reader is None else "reader"
             raise ConfigError(
                 f"{name}.memory_width {looking.memory_width} is not a multiple of adapter.heads {self.adapter.heads}"
+            )
+        if self.tags is not None and self.reader is not None:
+            raise ConfigError(
+                "tags are words for a decoder that attends to the image; leave them out beside a reader"
             )
         if "vqa" in self.tasks and not (self.text.question and self.text.answer):
             raise ConfigError("text.question and text.answer begin and end a question of tasks vqa")

@@ -12,6 +12,7 @@ from vlm.model.attention import Attention
 from vlm.model.config import ConfigError, ModelConfig
 from vlm.model.decoder import Decoder, Projected
 from vlm.model.memory import Memory, Segment, grid_positions, image_memory
+from vlm.model.tags import Tagger
 from vlm.model.vision import VisionEncoder
 
 IGNORE_INDEX = -100
@@ -78,6 +79,10 @@ class VisionLanguageModel(nn.Module):
         else:
             self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
         with nullcontext() if initialise else torch.device("meta"):
+            self.tagger = None
+            if (tags := config.tags) is not None:
+                width, dropout = config.decoder.width, config.decoder.dropout
+                self.tagger = Tagger(tags, self.vision.width, width, memory_width, dropout)
             self.reader = None if config.reader is None else Decoder(config.reader)
             self.decoder = Decoder(config.decoder)
 
@@ -91,7 +96,10 @@ class VisionLanguageModel(nn.Module):
 
     def remember(self, patches: Tensor, grid: tuple[int, int]) -> Memory:
         """The memory of patch features `(B, N, D)` that the encoder gave earlier."""
-        return self.adapter(patches, grid)
+        memory = self.adapter(patches, grid)
+        if self.tagger is None:
+            return memory
+        return Memory.concat([memory, self.tagger(patches, self.decoder.token_embedding)])
 
     def project(self, memory: Memory) -> Projected:
         """An image's keys and values for what attends to it: the reader, where there is one, or the decoder."""

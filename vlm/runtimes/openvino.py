@@ -124,6 +124,7 @@ class CompiledDecoder(nn.Module):
         super().__init__()
         decoder = fused(decoder)
         config = self.config = decoder.config
+        self.token_embedding = decoder.token_embedding  # tags are words in the memory
         self.self_layers = config.sublayers.count("s")
         # No size is 1 or the same as another, so that nothing takes it for a constant.
         tokens = torch.zeros(2, 7, config.memory_width)
