@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+import vlm
 from benchmarks.roofline import Machine, cpu_name
 from benchmarks.timing import Row, Spread
 
-PACKAGES = ("torch", "timm", "openvino", "transformers", "open_clip_torch", "vlm")
+PACKAGES = ("torch", "timm", "openvino", "transformers", "open_clip_torch")
 
 
 def as_record(rows: Sequence[Row], machine: Machine, left_out: Mapping[str, str]) -> dict[str, Any]:
@@ -32,7 +33,9 @@ def as_record(rows: Sequence[Row], machine: Machine, left_out: Mapping[str, str]
             "flops": machine.flops,
             "bandwidth": machine.bandwidth,
         },
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {p: version(p) for p in PACKAGES}
+        | {"vlm": vlm.__version__},
         "rows": [row.as_record() for row in rows],
         "left_out": dict(left_out),
     }

@@ -18,6 +18,15 @@ def test_a_shipped_recipe_loads(path: Path) -> None:
     assert load_recipe(path).sources
 
 
+def test_a_shipped_recipe_is_known_by_its_name_and_a_file_of_that_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("finetune") == load_recipe(RECIPES[0].with_stem("finetune"))
+    (tmp_path / "finetune").write_text(small_recipe(epochs=9).to_yaml())
+    assert load_recipe("finetune") == small_recipe(epochs=9)
+
+
 def test_what_is_printed_is_read_as_the_same_recipe(tmp_path: Path) -> None:
     recipe = small_recipe(precision="bf16", dropout=0.25)
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
@@ -101,7 +110,7 @@ def test_an_override_that_fits_nowhere_is_refused(tmp_path: Path, override: str)
 
 
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot be read: No such file"):
+    with pytest.raises(RecipeError, match=r"there is no recipe .*of one that comes .*: finetune, "):
         load_recipe(tmp_path / "missing.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(RecipeError, match="a recipe must be a mapping"):

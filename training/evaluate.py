@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-# `vlm` has this command in its help, which must come at once and without the packages of training:
-# what needs them is imported inside the functions.
+from vlm.errors import how_to_install
+
+# Wrong options are told at once, and without the packages of training: what needs them is imported in the functions.
 if TYPE_CHECKING:
     from .data.records import Record
     from .evaluation.metrics.vqa import Similarity
@@ -240,7 +241,7 @@ def clear_errors() -> Iterator[None]:
         except (DataError, CheckpointError, OptionError, BackendError) as error:
             fail(str(error))
     except ModuleNotFoundError as error:
-        fail(f"evaluation needs the package {error.name}; run: pip install 'vlm[train]'")
+        fail(f"evaluation needs the package {error.name}; {how_to_install('train')}")
     except OSError as error:
         fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     recipe_path: Annotated[
-        Path, typer.Argument(metavar="RECIPE.yaml", help="see training/recipes")
+        Path, typer.Argument(metavar="RECIPE.yaml", help="or the name of one in training/recipes")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="e.g. epochs=3")

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from vlm.errors import how_to_install
+
 from .coco_images import find_coco_images
 from .layout import existing, find_images, pick_split, split_file
 from .records import Box, DataError, ImageRef, Record
@@ -278,5 +280,5 @@ def _easy_vqa_folder(path: str | Path) -> Path:
         raise DataError(f"There is no folder {path}.")
     package = find_spec("easy_vqa")
     if package is None or package.origin is None:
-        raise DataError("The package easy-vqa is not installed; run `pip install easy-vqa`.")
+        raise DataError(f"the package easy-vqa is not installed; {how_to_install('train')}")
     return Path(package.origin).parent / "data"

@@ -30,6 +30,8 @@ _ANY_SHARE = Limit("in [0, 1]", lambda value: 0 <= value <= 1)
 _SEED = Limit("0 or more, and below 2**63", lambda value: 0 <= value < 2**63)
 _SOURCES = Limit("at least one source", lambda value: len(value) > 0)
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+
 
 class RecipeError(FieldError):
     """A recipe with an unknown key, a wrong type or an impossible value; the message names it."""
@@ -300,12 +302,21 @@ _Yaml.add_implicit_resolver(
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe and apply overrides such as `epochs=3` or `sources.0.path=photos`.
+    """Read a recipe, a file or one of `training/recipes` by its name, and apply overrides such as `epochs=3`.
 
     Raises RecipeError when the file or a value does not fit.
     """
+    shipped = {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    file = Path(path)
+    if not file.is_file():
+        file = shipped.get(str(path), file)
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+        values = yaml.load(file.read_text(encoding="utf-8"), _Yaml)
+    except FileNotFoundError:
+        raise RecipeError(
+            f"there is no recipe {path}; give a file, or the name of one that comes with the program: "
+            f"{', '.join(shipped)}"
+        ) from None
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
