@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +15,10 @@ import pytest
 from PIL import Image
 
 from vlm.app.component import build, example_photos
-from vlm.app.page import DISPLAY_SIZE, View, answer, describe
+from vlm.app.page import DISPLAY_SIZE, KEPT_SIZE, Superseded, View, answer, describe
 from vlm.app.page import Page as Tab
 from vlm.captioner import Captioner
+from vlm.engine import Cancelled, Engine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOG = REPOSITORY / "assets" / "examples" / "dog.jpg"
@@ -24,9 +29,15 @@ def texts(words: list[View]) -> list[str]:
     return [word["text"] for word in words]
 
 
-def described(captioner: Captioner, photo: Path, tab: Tab | None = None) -> Tab:
+@pytest.fixture(scope="module")
+def engine(tiny: Captioner) -> Iterator[Engine]:
+    with Engine(tiny) as engine:
+        yield engine
+
+
+def described(engine: Engine, photo: Path, tab: Tab | None = None) -> Tab:
     tab = tab or Tab()
-    list(describe(captioner, tab, photo, photo.name, 1))
+    list(describe(engine, tab, photo, photo.name, tab.turn + 1))
     return tab
 
 
@@ -35,16 +46,25 @@ def displayed(tab: Tab) -> Image.Image:
     return Image.open(tab.photo["file"]["path"])
 
 
-def test_a_caption_streams_and_ends_as_the_beam_search_has_it(tiny: Captioner) -> None:
-    views = list(describe(tiny, Tab(), DOG, "dog.jpg", 7))
-    image = tiny.encode(DOG)
-    greedy = [word.text for word in image.stream()]
-    caption = image.caption()
+def test_a_caption_is_one_search_whose_words_come_as_they_are_sure(
+    tiny: Captioner, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    forward = tiny.model.decoder.forward
+    monkeypatch.setattr(
+        tiny.model.decoder, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k)
+    )
+    caption = tiny.encode(DOG).caption()
+    caption.maps()
+    alone = len(passes)
+    views = list(describe(engine, Tab(), DOG, "dog.jpg", 7))
 
-    written = [texts(view["caption"]) for view in views[:-1]]
-    assert written == [[], *(greedy[:count] for count in range(len(greedy) + 1))]
+    assert len(passes) == 2 * alone
+    written = [texts(view["caption"]) for view in views]
+    assert written[-1] == [word.text for word in caption.words]
+    for before, after in pairwise(written):
+        assert after[: len(before)] == before
     assert all(view["busy"] for view in views[:-1])
-    assert texts(views[-1]["caption"]) == [word.text for word in caption.words]
     assert views[-1]["busy"] is None
     assert views[-1]["message"] is None
     assert {view["turn"] for view in views} == {7}
@@ -53,12 +73,12 @@ def test_a_caption_streams_and_ends_as_the_beam_search_has_it(tiny: Captioner) -
 
 
 def test_questions_share_one_encoding_and_their_answers_pile_up(
-    tiny: Captioner, monkeypatch: pytest.MonkeyPatch
+    tiny: Captioner, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tab = described(tiny, DOG)
+    tab = described(engine, DOG)
     monkeypatch.setattr(tiny, "encode_all", lambda sources: pytest.fail("encoded again"))
     for question in ("what colour is the shape?", "is there a dog?"):
-        *_, view = answer(tab, question, 2)
+        *_, view = answer(engine, tab, question, tab.turn + 1)
     assert tab.image
     expected = tab.image.ask("is there a dog?")
 
@@ -79,28 +99,28 @@ def test_questions_share_one_encoding_and_their_answers_pile_up(
     ("question", "said"), [("  ", "question is empty"), ("why " * 2500, "question is too long")]
 )
 def test_a_question_that_cannot_be_asked_leaves_the_page_as_it_was(
-    tiny: Captioner, question: str, said: str
+    engine: Engine, question: str, said: str
 ) -> None:
-    tab = described(tiny, DOG)
-    before = list(answer(tab, "is there a dog?", 2))[-1]
-    after = list(answer(tab, question, 3))[-1]
+    tab = described(engine, DOG)
+    before = list(answer(engine, tab, "is there a dog?", 2))[-1]
+    after = list(answer(engine, tab, question, 3))[-1]
     assert said in after["message"]
     assert after["busy"] is None
     assert {**after, "turn": 2, "message": None} == before
 
 
-def test_a_question_needs_a_photo() -> None:
-    *_, view = answer(Tab(), "is there a dog?", 1)
+def test_a_question_needs_a_photo(engine: Engine) -> None:
+    *_, view = answer(engine, Tab(), "is there a dog?", 1)
     assert view["message"] == "Choose a photo first."
 
 
-def test_a_file_that_is_no_photo_leaves_the_page_as_it_was(tiny: Captioner, tmp_path: Path) -> None:
-    tab = described(tiny, DOG)
+def test_a_file_that_is_no_photo_leaves_the_page_as_it_was(engine: Engine, tmp_path: Path) -> None:
+    tab = described(engine, DOG)
     before = tab.view(1)
     broken = tmp_path / "0a1b2c" / "letter.pdf"
     broken.parent.mkdir()
     broken.write_bytes(b"%PDF-1.4 no photo")
-    *_, after = describe(tiny, tab, broken, "letter.pdf", 2)
+    *_, after = describe(engine, tab, broken, "letter.pdf", 2)
     assert after["message"].startswith("“letter.pdf” is not an image")
     assert str(tmp_path) not in after["message"]
     assert {**after, "turn": 1, "message": None} == before
@@ -110,75 +130,124 @@ def test_a_model_that_writes_no_captions_shows_the_photo_and_answers(tiny: Capti
     model = copy.copy(tiny.model)
     model.config = replace(tiny.model.config, tasks=("vqa",))
     tab = Tab()
-    *_, view = describe(Captioner(model, tiny.tokenizer), tab, DOG, "dog.jpg", 1)
+    with Engine(Captioner(model, tiny.tokenizer)) as engine:
+        *_, view = describe(engine, tab, DOG, "dog.jpg", 1)
+        *_, asked = answer(engine, tab, "is there a dog?", 2)
     assert view["photo"]["name"] == "dog.jpg"
     assert view["busy"] is None
     assert "ask it a question" in view["message"]
-    *_, asked = answer(tab, "is there a dog?", 2)
     assert asked["message"] is None
     assert len(asked["answers"]) == 1
 
 
-def test_a_new_photo_takes_the_place_of_the_old_and_its_answers(tiny: Captioner) -> None:
-    tab = described(tiny, DOG)
-    list(answer(tab, "is there a dog?", 2))
-    described(tiny, HORSES, tab)
+def test_a_new_photo_takes_the_place_of_the_old_and_its_answers(engine: Engine) -> None:
+    tab = described(engine, DOG)
+    list(answer(engine, tab, "is there a dog?", 2))
+    described(engine, HORSES, tab)
     assert tab.answers == []
     assert tab.photo
     assert tab.photo["name"] == "horses.jpg"
 
 
-def test_two_pages_never_mix(tiny: Captioner) -> None:
-    alone = [list(describe(tiny, Tab(), photo, photo.name, 1)) for photo in (DOG, HORSES)]
-    tabs = Tab(), Tab()
-    streams = [describe(tiny, tab, photo, photo.name, 1) for tab, photo in zip(tabs, (DOG, HORSES))]
-    together: list[list[View]] = [[], []]
-    while any(len(seen) < len(all_) for seen, all_ in zip(together, alone)):
-        for seen, stream in zip(together, streams):
-            seen += [view for view in [next(stream, None)] if view is not None]
-    assert [[v["caption"] for v in views] for views in together] == [
-        [v["caption"] for v in views] for views in alone
-    ]
+def test_pages_at_the_same_time_never_mix(tiny: Captioner, engine: Engine) -> None:
+    expected = {photo: tiny.encode(photo).caption() for photo in (DOG, HORSES)}
+
+    def visit(number: int) -> tuple[Path, Tab]:
+        photo = (DOG, HORSES)[number % 2]
+        tab = described(engine, photo)
+        list(answer(engine, tab, "is there a dog?", 2))
+        return photo, tab
+
+    with ThreadPoolExecutor(8) as pool:
+        visits = list(pool.map(visit, range(16)))
+    for photo, tab in visits:
+        caption = expected[photo]
+        assert texts(tab.caption) == [word.text for word in caption.words]
+        for word, word_map in zip(tab.caption, caption.maps(), strict=True):
+            np.testing.assert_allclose(word["map"], word_map.weights, atol=1e-4)
+        assert caption.image is not None
+        assert tab.answers[0]["text"] == caption.image.ask("is there a dog?").text
 
 
-def test_a_rotated_photo_is_shown_upright(tiny: Captioner, tmp_path: Path) -> None:
+def test_a_newer_photo_ends_the_work_on_the_older_and_keeps_the_page(
+    engine: Engine, tiny: Captioner
+) -> None:
+    tab = Tab()
+    older = describe(engine, tab, DOG, "dog.jpg", 1)
+    while next(older)["busy"] != "Writing…":
+        pass
+    newer = describe(engine, tab, HORSES, "horses.jpg", 2)
+    next(newer)
+    with pytest.raises((Superseded, Cancelled)):
+        list(older)
+    *_, view = newer
+    assert view["photo"]["name"] == "horses.jpg"
+    assert texts(view["caption"]) == [w.text for w in tiny.encode(HORSES).caption().words]
+
+
+def test_an_event_that_was_overtaken_on_its_way_changes_nothing(engine: Engine) -> None:
+    tab = Tab()
+    list(describe(engine, tab, DOG, "dog.jpg", 2))
+    before = tab.view(2)
+    with pytest.raises(Superseded):
+        list(describe(engine, tab, HORSES, "horses.jpg", 1))
+    with pytest.raises(Superseded):
+        list(answer(engine, tab, "is there a dog?", 2))
+    assert tab.view(2) == before
+
+
+def test_a_page_keeps_no_photo_in_full(engine: Engine, tmp_path: Path) -> None:
+    photo = tmp_path / "large.png"
+    Image.new("RGB", (5000, 3000), "teal").save(photo)
+    tab = described(engine, photo)
+    list(answer(engine, tab, "is there a dog?", 2))
+    gc.collect()
+    pictures = [o for o in gc.get_objects() if issubclass(type(o), Image.Image)]
+    large = [picture for picture in pictures if max(picture.size) >= 1000]
+    assert large == []
+    assert tab.image
+    assert max(tab.image.picture.size) == KEPT_SIZE
+
+
+def test_a_rotated_photo_is_shown_upright(engine: Engine, tmp_path: Path) -> None:
     lying = Image.new("RGB", (80, 40), "black")
     lying.paste("red", (0, 0, 20, 40))
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: the top of the scene is on the right
     lying.save(tmp_path / "lying.jpg", exif=exif)
-    shown = displayed(described(tiny, tmp_path / "lying.jpg"))
+    shown = displayed(described(engine, tmp_path / "lying.jpg"))
     assert shown.size == (40, 80)
     red, _, blue = shown.getpixel((20, 8))
     assert red > 200 > blue
     assert not shown.getexif()
 
 
-def test_a_transparent_photo_is_shown_on_white(tiny: Captioner, tmp_path: Path) -> None:
+def test_a_transparent_photo_is_shown_on_white(engine: Engine, tmp_path: Path) -> None:
     Image.new("RGBA", (30, 30), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    shown = displayed(described(tiny, tmp_path / "clear.png"))
+    shown = displayed(described(engine, tmp_path / "clear.png"))
     assert shown.getpixel((15, 15)) == (255, 255, 255)
 
 
 def test_a_huge_photo_is_shown_small_and_placed_as_a_share_of_its_sides(
-    tiny: Captioner, tmp_path: Path
+    tiny: Captioner, engine: Engine, tmp_path: Path
 ) -> None:
     Image.new("RGB", (6000, 3000), "teal").save(tmp_path / "wide.png")
-    tab = described(tiny, tmp_path / "wide.png")
+    tab = described(engine, tmp_path / "wide.png")
     assert tab.photo
     assert displayed(tab).size == (DISPLAY_SIZE, DISPLAY_SIZE // 2)
-    assert (tab.photo["width"], tab.photo["height"]) == (6000, 3000)
+    assert tab.photo["width"] == 2 * tab.photo["height"]
     frame = tiny.preprocess.frame(6000, 3000)
     left, top, right, bottom = frame.box
-    assert tab.photo["box"] == [left / 6000, top / 3000, right / 6000, bottom / 3000]
+    share = [left / 6000, top / 3000, right / 6000, bottom / 3000]
+    assert tab.photo["box"] == pytest.approx(share)
 
 
-def test_every_example_can_be_read(tiny: Captioner) -> None:
+def test_every_example_can_be_read(engine: Engine) -> None:
     photos = example_photos()
     assert DOG.name in [photo.name for photo in photos]
     for photo in photos:
-        assert described(tiny, photo).caption
+        assert described(engine, photo).caption
 
 
-def test_the_events_of_the_page_are_no_public_interface(tiny: Captioner) -> None:
-    assert build(tiny).get_api_info()["named_endpoints"] == {}
+def test_the_events_of_the_page_are_no_public_interface(engine: Engine) -> None:
+    assert build(engine).get_api_info()["named_endpoints"] == {}

@@ -9,15 +9,16 @@ import base64
 import io
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import gradio as gr
 import matplotlib
 from PIL import Image
 
-from vlm.app.page import Page, View, answer, describe
-from vlm.captioner import Captioner
+from vlm.app.page import Page, Superseded, View, answer, describe
+from vlm.engine import Cancelled, Engine
 from vlm.explain.overlay import COLOURS
 from vlm.images import EXTENSIONS
 from vlm.weights.hub import bundled_folder
@@ -27,20 +28,25 @@ THUMBNAIL_SIZE = 176
 log = logging.getLogger(__name__)
 
 
-def build(captioner: Captioner) -> gr.Blocks:
-    """The app of one model. Launch it with `serve`, or like any Gradio app."""
+def build(engine: Engine) -> gr.Blocks:
+    """The app of one engine. Launch it with `vlm.app.launch.serve`, or like any Gradio app."""
     examples = example_photos()
+    pages: WeakValueDictionary[str | None, Page] = WeakValueDictionary()  # by session
 
     def on_photo(event: gr.EventData, page: Page) -> Iterator[View]:
         # Gradio lets no path through that was not uploaded.
-        yield from describe(captioner, page, Path(event.path), event.name, event.turn)
+        yield from describe(engine, page, Path(event.path), event.name, event.turn)
 
     def on_example(event: gr.EventData, page: Page) -> Iterator[View]:
         path = examples[event.index]
-        yield from describe(captioner, page, path, path.name, event.turn)
+        yield from describe(engine, page, path, path.name, event.turn)
 
     def on_question(event: gr.EventData, page: Page) -> Iterator[View]:
-        yield from answer(page, event.question, event.turn)
+        yield from answer(engine, page, event.question, event.turn)
+
+    def on_leaving(request: gr.Request) -> None:
+        if page := pages.get(request.session_hash):
+            engine.cancel(page)
 
     # Files of photos are deleted after a day, and when the app is interrupted.
     with gr.Blocks(
@@ -57,24 +63,23 @@ def build(captioner: Captioner) -> gr.Blocks:
             examples=[{"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples],
             colours=_colours(),
         )
-        # A photo chosen while another is read is asked for at once and answered in turn: "always_last" loses it when
-        # the first reply ends as it arrives. The page shows only what was asked last.
-        for listen, handler, mode in (
-            (viewer.photo, on_photo, "multiple"),
-            (viewer.example, on_example, "multiple"),
-            (viewer.ask, on_question, "once"),
+        for listen, handler in (
+            (viewer.photo, on_photo),
+            (viewer.example, on_example),
+            (viewer.ask, on_question),
         ):
             listen(
-                _guarded(handler),
+                _guarded(handler, pages),
                 page,
                 viewer,
-                trigger_mode=mode,
+                # All of a page's events come here at once, and the newest ends the others; "always_last" loses one that
+                # comes as a reply ends.
+                trigger_mode="multiple",
+                concurrency_limit=None,
                 show_progress="hidden",
                 api_visibility="private",
-                # One at a time: the model uses every core, and a page's events come in order.
-                concurrency_limit=1,
-                concurrency_id="model",
             )
+        blocks.unload(on_leaving)
     return blocks
 
 
@@ -84,17 +89,18 @@ def example_photos() -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
 
 
-def _guarded(handler: Callable[..., Iterator[View]]) -> Callable[..., Iterator[View]]:
+def _guarded(
+    handler: Callable[..., Iterator[View]], pages: MutableMapping[str | None, Page]
+) -> Callable[..., Iterator[View]]:
     """A defect becomes a line in the log and a sentence on the page, which stays as it was."""
 
-    def guarded(event: gr.EventData, page: Page) -> Iterator[View]:
-        # Requests may overtake each other on their way; the page has moved on.
-        if event.turn < page.turn:
-            yield page.view(event.turn)
-            return
-        page.turn = event.turn
+    def guarded(event: gr.EventData, page: Page, request: gr.Request) -> Iterator[View]:
+        pages[request.session_hash] = page
         try:
             yield from handler(event, page)
+        except (Superseded, Cancelled):  # by a newer event; or else the page was lost for a moment
+            message = "The connection broke off; ask again." if event.turn == page.turn else None
+            yield page.view(event.turn, message=message)
         except Exception:
             log.exception("the app failed to answer %s", handler.__name__)
             message = "Something went wrong; the program's log says what."

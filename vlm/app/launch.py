@@ -12,9 +12,13 @@ import gradio as gr
 from vlm.app.accounts import Accounts
 from vlm.app.component import build
 from vlm.captioner import Captioner
+from vlm.engine import Engine
 from vlm.errors import UserError
 
 MAX_UPLOAD = "100mb"
+MAX_WAITING = (
+    200  # requests that wait for the engine, each in a thread; further ones wait for these
+)
 POLL_SECONDS = 0.05
 
 
@@ -33,29 +37,31 @@ def serve(
     """
     accounts = None if auth_file is None else Accounts.read(auth_file)
     _check_address(host, port)
-    blocks = build(captioner)
-    # Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
-    blocks._queue.sleep_when_free = POLL_SECONDS
-    blocks._queue.progress_update_sleep_when_free = POLL_SECONDS
-    try:
-        blocks.launch(
-            server_name=f"[{host}]" if ":" in host else host,
-            server_port=port,
-            root_path=None if root_path is None else public_path(root_path),
-            auth=None if accounts is None else accounts.admit,  # type: ignore[arg-type]  # it may be async
-            share=False,
-            max_file_size=MAX_UPLOAD,
-            theme=_theme(),
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-    except OSError:
-        raise _taken(host, port) from None
-    print(f"Open {blocks.local_url} in a browser. Ctrl+C stops the app.", flush=True)
-    blocks.block_thread()
+    with Engine(captioner) as engine:
+        blocks = build(engine)
+        # Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
+        blocks._queue.sleep_when_free = POLL_SECONDS
+        blocks._queue.progress_update_sleep_when_free = POLL_SECONDS
+        try:
+            blocks.launch(
+                server_name=f"[{host}]" if ":" in host else host,
+                server_port=port,
+                root_path=None if root_path is None else public_path(root_path),
+                auth=None if accounts is None else accounts.admit,  # type: ignore[arg-type]  # it may be async
+                share=False,
+                max_file_size=MAX_UPLOAD,
+                max_threads=MAX_WAITING,
+                theme=_theme(),
+                footer_links=[],
+                run_history=False,
+                ssr_mode=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+        except OSError:
+            raise _taken(host, port) from None
+        print(f"Open {blocks.local_url} in a browser. Ctrl+C stops the app.", flush=True)
+        blocks.block_thread()
 
 
 def _check_address(host: str, port: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,22 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from vlm.answers import Answer
-from vlm.captioner import Captioner, EncodedImage
+from vlm.captioner import EncodedImage
+from vlm.engine import Engine
 from vlm.explain.maps import WordMap
 from vlm.images import ImageError
 from vlm.prompts import QuestionError
 
 DISPLAY_SIZE = 1280  # pixels of the longer side of the copy that the browser shows
+KEPT_SIZE = 176  # and of the one in memory, for as long as the page is open
 
 View = dict[str, Any]
 
 
-@dataclass(eq=False)
+class Superseded(Exception):
+    """The user has asked for something newer meanwhile."""
+
+
 class Page:
     """What one browser tab shows; each session has its own. `turn` counts what the user has asked for.
 
@@ -32,11 +38,29 @@ class Page:
     probability, and words of a caption that is still being written have no map.
     """
 
-    turn: int = 0
-    image: EncodedImage | None = None
-    photo: View | None = None
-    caption: list[View] = field(default_factory=list)
-    answers: list[View] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.turn = 0
+        self.image: EncodedImage | None = None
+        self.photo: View | None = None
+        self.caption: list[View] = []
+        self.answers: list[View] = []
+        self.lock = threading.Lock()
+
+    def begin(self, turn: int, engine: Engine) -> None:
+        """Take back all that was asked before. Raises Superseded when something newer overtook it on its way."""
+        with self.lock:
+            if turn <= self.turn:
+                raise Superseded
+            self.turn = turn
+            engine.cancel(self)
+
+    @contextmanager
+    def at(self, turn: int) -> Iterator[None]:
+        """For changes of the page and requests to the engine. Raises Superseded when something newer has been asked."""
+        with self.lock:
+            if turn != self.turn:
+                raise Superseded
+            yield
 
     def view(self, turn: int, busy: str | None = None, message: str | None = None) -> View:
         """What the browser is sent: the whole page, so that a lost update does no harm.
@@ -52,14 +76,14 @@ class Page:
             "answers": list(self.answers),
         }
 
-    def show_photo(self, image: EncodedImage, name: str, turn: int) -> None:
+    def show_photo(self, image: EncodedImage, file: View, name: str) -> None:
         """Take up a new photo and leave the one before with all that was said about it."""
         frame = image.frame
         left, top, right, bottom = frame.box
-        self.image = image
+        self.image = image.shrunk(KEPT_SIZE)
         self.photo = {
-            "turn": turn,
-            "file": _display_copy(image.picture),
+            "turn": self.turn,
+            "file": file,
             "name": name,
             "width": frame.width,
             "height": frame.height,
@@ -73,57 +97,79 @@ class Page:
         self.caption = []
         self.answers = []
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Page:
+        """Gradio gives each session a copy of the first page, which is empty."""
+        return Page()
 
-def describe(
-    captioner: Captioner, page: Page, source: Path, name: str, turn: int
-) -> Iterator[View]:
-    """Caption a photo word by word; the last view has the beam search's caption, with maps.
+
+def describe(engine: Engine, page: Page, source: Path, name: str, turn: int) -> Iterator[View]:
+    """Caption a photo word by word as the words become sure; the last view has their maps, too.
 
     A model that only answers questions shows it. When it is no photo, the page stays as it was and the view carries
-    the message.
+    the message. Raises Superseded or Cancelled as soon as the user asks for something else.
     """
+    page.begin(turn, engine)
     yield page.view(turn, busy="Looking…")
+    with page.at(turn):
+        # The photo is read in its turn, too: of a hundred visitors' photos one is in memory in full.
+        reading = engine.call(page, lambda: engine.captioner.encode(source).shrunk(DISPLAY_SIZE))
     try:
-        image = captioner.encode(source)
+        image = reading.result()
     except ImageError as error:
         yield page.view(turn, message=_sentence(str(error).replace(str(source), f"“{name}”")))
         return
-    page.show_photo(image, name, turn)
-    if "caption" not in captioner.model.config.tasks:
+    file = _file(image.picture)
+    with page.at(turn):
+        page.show_photo(image, file, name)
+    if "caption" not in engine.captioner.model.config.tasks:
         yield page.view(turn, message="This model writes no captions; ask it a question.")
         return
     yield page.view(turn, busy="Writing…")
-    for word in image.stream():
-        page.caption.append(_word(word.text, word.logprob))
+    with page.at(turn):
+        writing = engine.caption(page, image)
+    for words in writing:
+        with page.at(turn):
+            page.caption = [_word(word.text, word.logprob) for word in words]
         yield page.view(turn, busy="Writing…")
-    page.caption = _caption_words(image.caption())
+    caption = writing.result()
+    with page.at(turn):
+        looking = engine.call(page, caption.maps)
+    maps = looking.result()
+    with page.at(turn):
+        page.caption = [
+            _word(word.text, word.logprob, word_map)
+            for word, word_map in zip(caption.words, maps, strict=True)
+        ]
     message = None if page.caption else "The model found no words for this photo."
     yield page.view(turn, message=message)
 
 
-def answer(page: Page, question: str, turn: int) -> Iterator[View]:
-    """Ask about the page's photo; the last view has the answer, or the message why there is none."""
+def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[View]:
+    """Ask about the page's photo; the last view has the answer, or the message why there is none.
+
+    Raises Superseded or Cancelled as soon as the user asks for something else.
+    """
+    page.begin(turn, engine)
     yield page.view(turn, busy="Answering…")
-    message = None
     if page.image is None:
-        message = "Choose a photo first."
-    else:
-        try:
-            page.answers.append(_answer(page.image.ask(question)))
-        except QuestionError as error:
-            message = _sentence(str(error))
-    yield page.view(turn, message=message)
+        yield page.view(turn, message="Choose a photo first.")
+        return
+    try:
+        with page.at(turn):
+            asking = engine.ask(page, page.image, question)
+    except QuestionError as error:
+        yield page.view(turn, message=_sentence(str(error)))
+        return
+    found = asking.result()
+    with page.at(turn):
+        looking = engine.call(page, found.maps)
+    maps = looking.result()
+    with page.at(turn):
+        page.answers.append(_answer(found, maps))
+    yield page.view(turn)
 
 
-def _caption_words(caption: Answer) -> list[View]:
-    return [
-        _word(word.text, word.logprob, word_map)
-        for word, word_map in zip(caption.words, caption.maps(), strict=True)
-    ]
-
-
-def _answer(answer: Answer) -> View:
-    maps = answer.maps()
+def _answer(answer: Answer, maps: Sequence[WordMap]) -> View:
     asked = [word_map for word_map in maps if word_map.role == "question"]
     said = [word_map for word_map in maps if word_map.role == "answer"]
     candidates = [(answer.text, answer.confidence)]
@@ -155,9 +201,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:].removesuffix(".") + "."
 
 
-def _display_copy(picture: Image.Image) -> View:
-    """A file for the browser: upright, opaque, in colours it knows, and no larger than it can show."""
-    copy = picture.copy()
-    copy.thumbnail((DISPLAY_SIZE, DISPLAY_SIZE))
-    path = save_pil_to_cache(copy, cache_dir=get_upload_folder(), format="jpeg")
+def _file(picture: Image.Image) -> View:
+    """A file for the browser: upright, opaque and in colours it knows."""
+    path = save_pil_to_cache(picture, cache_dir=get_upload_folder(), format="jpeg")
     return gr.FileData(path=path).model_dump()
