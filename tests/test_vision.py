@@ -49,6 +49,29 @@ def test_patches_come_row_by_row(name):
     assert column <= 1
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_efficientnet", "resnet18"])
+def test_detail_is_the_map_of_half_the_stride_cell_by_cell(name):
+    size = (96, 160)
+    preprocess = default_preprocess(name, size)
+    torch.manual_seed(0)
+    model = VisionEncoder(VisionConfig(name, preprocess, detail=True)).eval()
+    pixels = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        patches, grid = model(pixels)
+        fine = model.trunk.forward_intermediates(pixels, indices=[-2], intermediates_only=True)[0]
+        coarse = model.trunk.forward_features(pixels)
+    torch.testing.assert_close(patches[..., : model.width], coarse.flatten(2).transpose(1, 2))
+    cells = patches[..., model.width :].view(2, *grid, model.detail_width, 2, 2)
+    for row, column in [(0, 0), (1, 2), (5, 9)]:
+        cell = cells[:, row // 2, column // 2, :, row % 2, column % 2]
+        torch.testing.assert_close(cell, fine[:, :, row, column])
+
+
+def test_an_encoder_without_a_finer_map_says_so():
+    with pytest.raises(ValueError, match="test_vit3 has no map of half its stride"):
+        VisionEncoder(VisionConfig("test_vit3", default_preprocess("test_vit3"), detail=True))
+
+
 def test_prefix_tokens_are_dropped():
     model = encoder("deit_tiny_distilled_patch16_224", (32, 32))
     pixels = torch.randn(1, 3, 32, 32)

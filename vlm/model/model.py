@@ -19,20 +19,36 @@ IGNORE_INDEX = -100
 
 
 class Adapter(nn.Module):
-    """Features `(B, N, vision width)` to memory tokens `(B, N, memory width)`; "grid" tells each patch its place."""
+    """Features `(B, N, vision width)` to memory tokens `(B, N, memory width)`; "grid" tells each patch its place.
 
-    def __init__(self, kind: str, vision_width: int, memory_width: int) -> None:
+    With a detail width each patch brings its four cells behind its own channels (see `VisionEncoder`), and the tokens
+    are the cells, `(B, 4 N, memory width)`: what a cell shows added to what its patch does.
+    """
+
+    def __init__(
+        self, kind: str, vision_width: int, memory_width: int, detail_width: int = 0
+    ) -> None:
         super().__init__()
         if kind == "none" and vision_width != memory_width:
             raise ConfigError(
                 f"adapter.kind none leaves {vision_width} channels, not decoder.memory_width {memory_width}"
             )
         self.kind = kind
+        self.vision_width, self.detail_width = vision_width, detail_width
         self.norm = nn.LayerNorm(vision_width) if kind == "grid" else nn.Identity()
         self.project = nn.Identity() if kind == "none" else nn.Linear(vision_width, memory_width)
+        if detail_width:
+            self.detail_norm = nn.LayerNorm(detail_width)
+            self.detail_project = nn.Linear(detail_width, memory_width)
 
     def forward(self, features: Tensor, grid: tuple[int, int]) -> Memory:
-        tokens = self.project(self.norm(features))
+        tokens = self.project(self.norm(features[..., : self.vision_width]))
+        if self.detail_width:
+            cells = features[..., self.vision_width :].unflatten(-1, (self.detail_width, 2, 2))
+            cells = self.detail_project(self.detail_norm(cells.movedim(2, -1)))  # (B, N, 2, 2, M)
+            cells = (cells + tokens[:, :, None, None]).unflatten(1, grid)  # (B, h, w, 2, 2, M)
+            tokens = cells.transpose(2, 3).flatten(1, 4)  # row by row: (B, h * 2 * w * 2, M)
+            grid = (2 * grid[0], 2 * grid[1])
         if self.kind == "grid":
             tokens = tokens + grid_positions(grid, tokens.shape[-1], tokens.device)
         return image_memory(tokens, grid)
@@ -77,7 +93,8 @@ class VisionLanguageModel(nn.Module):
             queries, heads = config.adapter.queries, config.adapter.heads
             self.adapter = Pooler(queries, heads, self.vision.width, memory_width)
         else:
-            self.adapter = Adapter(config.adapter.kind, self.vision.width, memory_width)
+            width, detail = self.vision.width, self.vision.detail_width
+            self.adapter = Adapter(config.adapter.kind, width, memory_width, detail)
         with nullcontext() if initialise else torch.device("meta"):
             self.tagger = None
             if (tags := config.tags) is not None:

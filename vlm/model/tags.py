@@ -55,7 +55,8 @@ class Tagger(nn.Module):
 
     def classify(self, patches: Tensor) -> Tags:
         """The surest names for patches `(B, N, D)`."""
-        logits = F.linear(patches.mean(dim=1), self.classifier, self.bias)
+        own = patches[..., : self.classifier.shape[1]]  # without the detail of a patch's cells
+        logits = F.linear(own.mean(dim=1), self.classifier, self.bias)
         by_class = logits.float().softmax(dim=-1)  # (B, classes)
         by_name = by_class.new_zeros(len(by_class), len(self.config.names) + 1)
         by_name = by_name.index_add(1, self.name_of_class, by_class)

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -19,7 +20,8 @@ class VisionEncoder(nn.Module):
     """A timm model without its head: pixels `(B, 3, H, W)` to patches `(B, N, D)` and their grid `(h, w)`.
 
     ViT prefix tokens (class, registers) are dropped, or with `prefix` kept in front of the patches,
-    `(B, P + N, D)`; feature maps of CNNs and of hierarchical transformers are flattened row by row.
+    `(B, P + N, D)`; feature maps of CNNs and of hierarchical transformers are flattened row by row. With `detail`
+    patches are `(B, N, D + 4 d)`: behind a patch's own `width` D are the `detail_width` d channels of its four cells.
     """
 
     def __init__(self, config: VisionConfig, pretrained: bool = False) -> None:
@@ -40,8 +42,11 @@ class VisionEncoder(nn.Module):
                 if isinstance(module, nn.LayerNorm):
                     module.eps = config.norm_eps
         self.width: int = self.trunk.num_features
+        self.detail_width = self._detail_width() if config.detail else 0
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if self.config.detail:
+            return self._with_detail(pixels)
         features = self.trunk.forward_features(pixels)
         if features.ndim == 3:  # (B, prefix + N, D)
             prefix = getattr(self.trunk, "num_prefix_tokens", 0)
@@ -52,6 +57,20 @@ class VisionEncoder(nn.Module):
             return features.flatten(1, 2), grid
         grid = (features.shape[2], features.shape[3])  # (B, D, h, w)
         return features.flatten(2).transpose(1, 2), grid
+
+    def _with_detail(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        features, (fine,) = self.trunk.forward_intermediates(pixels, indices=[-2])
+        grid = (features.shape[2], features.shape[3])
+        cells = F.pixel_unshuffle(fine, 2)  # (B, d * 4, h, w), from (B, d, 2 h, 2 w)
+        return torch.cat([features, cells], dim=1).flatten(2).transpose(1, 2), grid
+
+    def _detail_width(self) -> int:
+        """Channels of the map of half the last stride. Raises ValueError where the encoder has none."""
+        levels = getattr(self.trunk, "feature_info", [])[-2:]
+        strides = [level["reduction"] for level in levels]
+        if len(levels) < 2 or strides[1] != 2 * strides[0]:
+            raise ValueError(f"{self.config.name} has no map of half its stride for vision.detail")
+        return levels[0]["num_chs"]
 
     def _channels_last(self, features: Tensor) -> bool:
         return getattr(self.trunk, "output_fmt", None) == "NHWC" or (
