@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -91,3 +92,60 @@ def test_kohya_image_without_a_text_is_broken(tmp_path):
     report = Report(limit=0.5)
     assert [record.id for record in read(tmp_path, split="all", report=report)] == ["a.png"]
     assert report.broken[0].reason == "b.png has no b.txt beside it"
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"text": ""}, "the caption is empty"),
+        ({"text": None}, "the caption is missing"),
+        ({"text": ["a", {"en": "b"}]}, "a text is an object with en"),
+        ({"objects": 3}, "its 'objects' are a number, not an object"),
+        ({"objects": {"bbox": [[1, 2, 3, 4]], "categories": []}}, "its 'categories' is empty"),
+        (
+            {"objects": {"bbox": [[1, 2, 3, 4]] * 2, "categories": ["x"]}},
+            "its 'objects' have 2 boxes and 1 labels",
+        ),
+        (
+            {"objects": {"bbox": [[1, 2, 3]], "categories": ["x"]}},
+            "a box is [1, 2, 3], not [left, top, width, height]",
+        ),
+        ({"file_name": None}, "its 'file_name' is null, not the name of a file"),
+        ({"file_name": "\0"}, "its 'file_name' is \"\\u0000\", which names no file"),
+        ({"answer_type": {}}, "its 'answer_type' is an object, not a text"),
+    ],
+)
+def test_imagefolder_row_of_another_shape_is_named_in_words_of_the_data(
+    tmp_path: Path, cells: dict[str, object], said: str
+) -> None:
+    rows = [{"file_name": "a.png", "text": "a square"}, {"file_name": "b.png", "text": "b"} | cells]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = Report(limit=0.5)
+    assert [r.texts for r in read(tmp_path, split="all", report=report)] == [("a square",)]
+    assert [broken.reason for broken in report.broken] == [said]
+
+
+def test_imagefolder_numbers_are_names_and_texts(tmp_path: Path) -> None:
+    table = pyarrow.table(
+        {"file_name": [1, 2], "question": ["how many?"] * 2, "answer": [3.0, 2.5]}
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "metadata.parquet")
+    assert [(r.id, r.texts) for r in read(tmp_path, split="all")] == [
+        ("1", ("3",)),
+        ("2", ("2.5",)),
+    ]
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"metadata.parquet is no whole parquet file"):
+        list(read(tmp_path, split="all"))
+
+
+def test_kohya_text_file_that_is_no_utf8_costs_its_image_alone(tmp_path: Path) -> None:
+    for name, text in (("a", b"a square"), ("b", b"caf\xe9"), ("c", "\ufeff".encode())):
+        shutil.copy(FIXTURES / "kohya" / "5_square" / "0.png", tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_bytes(text)
+    report = Report(limit=0.9)
+    assert [record.id for record in read(tmp_path, split="all", report=report)] == ["a.png"]
+    assert [broken.reason for broken in report.broken] == [
+        "the caption has characters that are not UTF-8",
+        "c.txt is empty",
+    ]

@@ -13,6 +13,7 @@ from training.data.report import Report
 from training.data.webdataset import write_shards
 
 FIXTURES = Path(__file__).parent / "fixtures"
+BOX = ("label", "left", "top", "right", "bottom")
 PICTURE = (FIXTURES / "kohya" / "5_square" / "0.png").read_bytes()
 
 
@@ -140,3 +141,42 @@ def test_a_truncated_shard_is_used_up_to_where_it_breaks(tmp_path):
 def test_images_folder_makes_no_sense_for_shards(tmp_path):
     with pytest.raises(DataError, match="hold their images"):
         list(read(tmp_path, "webdataset", images=tmp_path))
+
+
+RECORD = {"texts": ["a"], "question": "is it?", "boxes": [dict(zip(BOX, ("x", 1, 2, 3, 4)))]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"caption": ', "it ends too early, at line 1"),
+        (b"3", "its 'json' is a number, not an object"),
+        (b'{"caption": null}', "it has no caption"),
+        (b'{"caption": NaN}', "the caption is missing"),
+        (b'{"captions": ["", " "]}', "the caption 1 of 2 is empty; the caption 2 of 2 is empty"),
+        (b'{"caption": {"en": "a"}}', "the caption is an object, not a text"),
+        (b'{"records": {}}', "its 'records' is an object, not a list"),
+        (b'{"records": [3]}', "it is a number where an object with 'texts' is expected"),
+        ({"texts": "a"}, "its 'texts' is a text, not a list"),
+        ({"question": None}, "its 'question' is null"),
+        ({"weight": "much"}, "its 'weight' is \"much\", not a number"),
+        ({"boxes": [[1, 2, 3, 4]]}, "it is a list where an object with 'left' is expected"),
+        ({"boxes": [{"label": "x", "left": None}]}, "its 'left' is null, not a number"),
+        ({"colour": "red"}, "it has 'colour', which no record has"),
+        ({"kind": ["a"]}, "its 'kind' is a list, not a text"),
+    ],
+)
+def test_a_sample_of_another_shape_is_named_in_words_of_the_data(
+    tmp_path: Path, content: bytes | dict[str, object], said: str
+) -> None:
+    good = json.dumps({"records": [RECORD]}).encode()
+    bad = content if isinstance(content, bytes) else {"records": [RECORD, RECORD | content]}
+    bad = bad if isinstance(bad, bytes) else json.dumps(bad).encode()
+    files = {"0.png": PICTURE, "0.json": good, "1.png": PICTURE, "1.json": bad}
+    write_tar(tmp_path / "train-000000.tar", files)
+    report = Report(limit=0.5)
+    records = list(read(tmp_path, report=report))
+    assert len(records) == (1 if isinstance(content, bytes) else 2)  # its sibling is not lost
+    (broken,) = report.broken
+    assert broken.reason == said
+    assert ", sample 1" in broken.where

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .records import Box, DataError, ImageRef, Record
-from .rows import RowError, field, identity, items, label, optional, question_of, shown
+from .rows import RowError, field, identity, items, label, optional, printable, question_of, shown
 from .texts import kind_of
 
 # The names that public datasets give their columns, most specific first.
@@ -40,7 +40,7 @@ def find_columns(
     """
     names = list(available)
     given = dict(given or {})
-    listed = ", ".join(names)
+    listed = printable(", ".join(names))
     if unknown := set(given) - {"image", "text", "question", "id"}:
         raise DataError(
             f"The column map has the key {min(unknown)!r}; it may have image, text, question, id."
@@ -86,7 +86,7 @@ def row_record(
         texts=tuple(texts),
         question=None if columns.question is None else question_of(row, columns.question),
         boxes=_boxes(optional(row, "objects")),
-        id=fallback_id if columns.id is None else identity(row, columns.id),
+        id=identity(row, columns.id) if columns.id and columns.id in row else fallback_id,
         source=source,
         kind=label(row, "answer_type"),
     )

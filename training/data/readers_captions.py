@@ -102,12 +102,12 @@ def read_karpathy(
     content = read_json(file)
     source = label(content, "dataset")
     rows = items(content, "images")
-    splits = dict.fromkeys(row.get("split") for row in rows if isinstance(row, dict))
-    chosen = pick_split(split, filter(None, map(str, splits)), file)
+    named = [row.get("split") for row in rows if isinstance(row, dict)]
+    chosen = pick_split(split, dict.fromkeys(n for n in named if isinstance(n, str)), file)
     wanted = {chosen, "restval"} if chosen == "train" and restval else {chosen}
 
     def parse(row: Any) -> Iterator[Record]:
-        if label(row, "split") not in wanted:
+        if field(row, "split") and label(row, "split") not in wanted:
             return
         name = file_name(row, "filename")
         if "filepath" in row:

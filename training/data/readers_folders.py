@@ -87,7 +87,7 @@ def read_kohya(
         yield Record(ImageRef(str(folder / name)), tuple(texts), id=name, source="kohya")
 
     wanted = names if is_split else held_out(names, split, root)
-    yield from parse_rows(entries(wanted), parse, root, report)
+    yield from parse_rows(((name, name) for name in wanted), parse, root, report)
 
 
 def _split_folder(path: Path, split: str, holds: Callable[[Path], bool]) -> tuple[Path, bool]:

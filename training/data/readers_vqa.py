@@ -11,7 +11,7 @@ from typing import Any
 from vlm.errors import how_to_install
 
 from .coco_images import find_coco_images
-from .layout import existing, find_images, pick_split, split_file
+from .layout import find_images, pick_split, split_file
 from .records import Box, DataError, ImageRef, Record
 from .report import Report
 from .rows import (
@@ -114,11 +114,9 @@ def read_daquar(
     """
     folder = Path(path).parent if Path(path).is_file() else Path(path)
     pairs = folder / "all_qa_pairs.txt"
-    names = _daquar_images(folder, split)
-    wanted = set(names)
+    wanted = set(_daquar_images(folder, split))
     image_folder = find_images(folder, images, ["images", "nyu_depth_images"])
-    suffixes = (".jpg", ".png")
-    suffix = suffixes[existing(image_folder, [f"{names[0]}{suffix}" for suffix in suffixes])]
+    suffix = ".png" if any(image_folder.glob("image*.png")) else ".jpg"
 
     def parse(row: tuple[int, str, str]) -> Iterator[Record]:
         index, question, answer = row
@@ -209,7 +207,7 @@ def read_gqa(
             texts=(asked["answer"],) if "answer" in asked else (),
             question=question_of(asked, "question"),
             boxes=() if graph is None else _gqa_boxes(asked, mapping(graph, "objects")),
-            id=question_id,
+            id=identity({"question id": question_id}, "question id"),
             source="gqa",
             kind=label(mapping(asked, "types"), "structural"),
         )

@@ -51,8 +51,8 @@ def parse_rows(
 def skip(where: str, reason: str, report: Report | None) -> None:
     """Put a broken entry into the report; without a report it is a DataError."""
     if report is None:
-        raise DataError(f"{where}: {reason}")
-    report.skip(Broken(where, reason))
+        raise DataError(printable(f"{where}: {reason}"))
+    report.skip(Broken(printable(where), printable(reason)))
 
 
 def entries(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
@@ -82,8 +82,8 @@ def field(row: Any, key: str) -> Any:
     if not isinstance(row, Mapping):
         raise RowError(f"it is {kind_of(row)} where an object with {key!r} is expected")
     if key not in row:
-        keys = ", ".join(map(shown, list(row)[:8])) or "nothing"
-        raise RowError(f"it has no {key!r}, but {keys}")
+        keys = ", ".join(map(shown, list(row)[:8]))
+        raise RowError(f"it has no {key!r}, {f'but {keys}' if keys else 'nor anything else'}")
     return row[key]
 
 
@@ -107,7 +107,13 @@ def label(row: Any, key: str) -> str:
     value = optional(row, key, "")
     if not isinstance(value, str | int):
         raise RowError(f"its {key!r} is {kind_of(value)}, not a text")
-    return str(value)
+    return _utf8(str(value), key)
+
+
+def _utf8(text: str, key: str) -> str:
+    if printable(text) != text:
+        raise RowError(f"its {key!r} has characters that are not UTF-8")
+    return text
 
 
 def question_of(row: Any, key: str) -> Any:
@@ -135,17 +141,9 @@ def file_name(row: Any, key: str) -> str:
     if not isinstance(name, str):
         raise RowError(f"its {key!r} is {kind_of(value)}, not the name of a file")
     name = name.strip()
-    if not name or not re.fullmatch(r"[^\0-\x1f]+", name) or not _encodes(name):
+    if not re.fullmatch(r"[^\0-\x1f\ud800-\udfff]+", name):
         raise RowError(f"its {key!r} is {shown(value)}, which names no file")
     return name
-
-
-def _encodes(name: str) -> bool:
-    """Whether a name can be one of a file; bytes that are not UTF-8 can, half a character cannot."""
-    try:
-        return bool(name.encode("utf-8", "surrogateescape"))
-    except UnicodeEncodeError:
-        return False
 
 
 def identity(row: Any, key: str) -> str:
@@ -156,7 +154,7 @@ def identity(row: Any, key: str) -> str:
     text = str(value).strip()
     if not text or text.lower() == "nan":
         raise RowError(f"its {key!r} is missing")
-    return text.removesuffix(".0") if isinstance(value, float) else text
+    return text.removesuffix(".0") if isinstance(value, float) else _utf8(text, key)
 
 
 def same(identity: str) -> str:
@@ -191,6 +189,10 @@ def choice(row: Any, key: str, names: Sequence[str]) -> str:
 
 def shown(value: object) -> str:
     """A value as it is written in a JSON file, cut short."""
-    text = json.dumps(value, ensure_ascii=False, default=kind_of)
-    text = text.encode("utf-8", "replace").decode()
+    text = printable(json.dumps(value, ensure_ascii=False, default=kind_of))
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def printable(text: str) -> str:
+    """The text with "?" for bytes that were not UTF-8, which no terminal prints."""
+    return text.encode("utf-8", "replace").decode()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .records import DataError
-from .rows import RowError, entries, shown
+from .rows import RowError, entries, printable, shown
 
 LONGEST_CELL = 50  # lines over which a quoted cell of a table may run
 
@@ -131,7 +131,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> tuple[list[s
         raise DataError(f"The file {path} is empty.")
     delimiter = max(",;\t|", key=lines[start].count)
     if columns is None:
-        columns = [cell.strip() for cell in next(csv.reader([lines[start]], delimiter=delimiter))]
+        header = next(csv.reader([printable(lines[start])], delimiter=delimiter))
+        columns = [cell.strip() for cell in header]
         start += 1
     return list(columns), list(_table_rows(lines, start, columns, delimiter))
 

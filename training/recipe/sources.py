@@ -59,7 +59,7 @@ class Data:
         for groups in (*self.train, *self.dev):
             for group in groups:
                 lines = [_name(group.image), *group.texts]
-                digest.update("\n".join(lines).encode() + b"\0")
+                digest.update("\n".join(lines).encode("utf-8", "surrogateescape") + b"\0")
             digest.update(b"\1")
         return digest.hexdigest()[:16]
 
@@ -157,7 +157,8 @@ def texts_of(groups: Sequence[Group]) -> Iterator[str]:
 
 def _chosen(image: ImageRef, share: float) -> bool:
     """Whether an image belongs to the dev share: by its name alone, so that it does wherever the folder lies."""
-    return int(hashlib.sha256(_name(image).encode()).hexdigest()[:8], 16) < share * 2**32
+    name = _name(image).encode("utf-8", "surrogateescape")
+    return int(hashlib.sha256(name).hexdigest()[:8], 16) < share * 2**32
 
 
 def _name(image: ImageRef) -> str:
