@@ -41,13 +41,14 @@ from training.loop.features import FeatureCache, build_features
 from training.loop.inputs import CachedPatches, Inputs, NoImage, Pixels
 from training.loop.loop import train
 from training.loop.monitor import read_metrics
+from training.loop.run import processes
 from training.loop.steps import EpochSteps
 from training.recipe.models import start_model
-from training.recipe.recipe import Recipe, build
+from training.recipe.recipe import Recipe, RecipeError
 from training.recipe.sources import Data, read_data, texts_of
-from training.train import processes
 from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
+from vlm.typed import build
 
 WARM_UP = 3  # steps that are not counted
 CAPTIONS = 5  # an image, as in Flickr8k and COCO
@@ -111,7 +112,7 @@ def make_recipe(data: str, split: str, epochs: int, width: int, depth: int) -> R
         "validation": {"metric": "last", "images": 0},
         "epochs": epochs,
     }
-    return build(Recipe, values, "")
+    return build(Recipe, values, RecipeError, "the recipe")
 
 
 def invent(folder: Path, count: int) -> Path:

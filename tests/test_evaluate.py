@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from training.evaluate import evaluate
+from training.evaluate import app
 from vlm.loading import load
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -22,8 +21,6 @@ ANNOTATIONS = FIXTURES / "vqa_v2" / "v2_mscoco_train2014_annotations.json"
 @pytest.fixture
 def run(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    app = typer.Typer()
-    app.command()(evaluate)
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
 
@@ -50,7 +47,12 @@ def test_captions_as_json(run, tiny_checkpoint, arguments, n):
     record = json.loads(result.stdout)
     assert (record["task"], record["n"], record["model"]) == ("caption", n, str(tiny_checkpoint))
     assert record["seconds"] > 0
-    for name in ("CIDEr", "BLEU-4"):
+    if n == 1:
+        assert record["ci95"] == {}
+        assert record["missing"]["CIDEr"].startswith("needs two images")
+        assert "CIDEr" not in record["metrics"]
+        return
+    for name in ("CIDEr", "BLEU-4", "CHAIR-s"):
         low, high = record["ci95"][name]
         assert 0 <= low <= record["metrics"][name] <= high
 
@@ -88,8 +90,9 @@ def test_answers_as_json(run, tiny_checkpoint, arguments, n):
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert (record["task"], record["n"]) == ("vqa", n)
-    low, high = record["ci95"]["accuracy"]
-    assert 0 <= low <= record["metrics"]["accuracy"] <= high <= 100
+    assert 0 <= record["metrics"]["accuracy"] <= 100
+    for low, high in (record["ci95"][name] for name in record["ci95"] if name == "accuracy"):
+        assert 0 <= low <= record["metrics"]["accuracy"] <= high <= 100
 
 
 def test_what_the_model_says_is_what_is_scored(run, tiny_checkpoint, tmp_path):
@@ -132,9 +135,59 @@ def test_two_models_are_compared(run, tiny_checkpoint, tmp_path):
     assert len(rows) == 2 * record["n"] == 40
     assert plot.exists()
 
-    table = run(*command)
-    assert table.exit_code == 0, table.output
-    assert "more than noise" in table.output
+    for split, sentence in (("trainval", "more than noise"), ("dev", "of one image there is no")):
+        table = run(*command, "--split", split)
+        assert table.exit_code == 0, table.output
+        assert sentence in table.output
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "rows"),
+    [
+        ("vqa", ["--data", FIXTURES / "vqa_v2", "--split", "test-dev"], [(1000, "question_id")]),
+        (
+            "vizwiz",
+            ["--data", FIXTURES / "vizwiz", "--split", "test"],
+            [("VizWiz_test_00000000.jpg", "image")],
+        ),
+    ],
+)
+def test_answers_that_are_secret_can_be_sent_to_their_server(
+    run, tiny_checkpoint, tmp_path, name, arguments, rows
+):
+    out = tmp_path / "out.json"
+    command = (tiny_checkpoint, "--task", "vqa", *arguments)
+    refused = run(*command)
+    assert refused.exit_code == 2
+    assert "--server-format" in refused.stderr
+    result = run(*command, "--predictions", out, "--server-format", name)
+    assert result.exit_code == 0, result.output
+    written = json.loads(out.read_text())
+    assert [(row[key], key) for row, (_, key) in zip(written, rows, strict=True)] == rows
+    assert all(row["answer"] for row in written)
+
+
+def test_a_question_that_is_too_long_counts_as_wrong_and_is_named(run, tiny_checkpoint, tmp_path):
+    """In tables, in JSON, and where the answers go to a server."""
+    questions = ["what colour?", "why " * 500]
+    rows = [
+        {"image": "0.png", "question": q, "answer": ["red"], "question_id": i}
+        for i, q in enumerate(questions)
+    ]
+    (tmp_path / "a_test.json").write_text(json.dumps(rows))
+    data = ("--format", "blip", "--data", tmp_path / "a_test.json", "--split", "test")
+    data = (*data, "--images", FIXTURES / "kohya" / "5_square", "--task", "vqa")
+    result = run(tiny_checkpoint, *data)
+    assert result.exit_code == 0, result.output
+    assert "too long" in result.output
+    record = json.loads(run(tiny_checkpoint, *data, "--json").stdout)
+    assert record["n"] == 2
+    assert "too long" in record["unread_questions"]["first"]
+    out = tmp_path / "out.json"
+    result = run(tiny_checkpoint, *data, "--server-format", "vqa", "--predictions", out)
+    assert result.exit_code == 0, result.output
+    assert "too long" in result.stderr
+    assert [bool(row["answer"]) for row in json.loads(out.read_text())] == [True, False]
 
 
 def test_the_last_model_may_be_blind(run, tiny_checkpoint, tmp_path):
@@ -182,6 +235,7 @@ def test_an_image_that_cannot_be_read_is_named_and_both_models_do_without(
         (["--task", "caption", "--data", FIXTURES / "coco", "--plot", "a.png"], "--task vqa"),
         (["--task", "vqa", "--data", FIXTURES / "daquar", "--plot", "a.xyz"], "a.xyz"),
         (["--task", "caption", "--data", FIXTURES / "coco", "--format", "x"], "no format 'x'"),
+        (["--task", "vqa", "--data", "x", "--server-format", "vqa"], "goes with --predictions"),
     ],
 )
 def test_bad_input_is_one_sentence(run, arguments, reason):

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.records import ImageRef, Record
-from training.loop.examples import Example, collate, examples
+from training.evaluation.predict import question_problem
+from training.loop.examples import Example, collate, example, examples
 from training.recipe.recipe import Source
 from training.recipe.sources import Group
 from vlm.model.model import IGNORE_INDEX
@@ -44,7 +45,7 @@ def test_a_caption_and_a_question_become_rows(tiny: Captioner) -> None:
     tokenizer = tiny.tokenizer
     caption = Record(IMAGE, ("a brown dog", "a black cat"), weight=2.0)
     question = Record(IMAGE, ("yes", "no", "yes"), "is there a dog?")
-    rows = examples(Group(IMAGE, (caption, question), Source("x")), tokenizer)
+    rows = examples(Group(IMAGE, (caption, question), Source("x")), tokenizer, 48)
     assert [row.weight for row in rows] == [2.0, 2.0, 1.0]
     assert rows[0].prompt == caption_prompt(tokenizer).ids
     assert rows[2].prompt == question_prompt(tokenizer, "is there a dog?").ids
@@ -61,7 +62,7 @@ def test_answers_are_drawn_as_often_as_people_gave_them(tiny: Captioner) -> None
     drawn = Counter(
         tiny.tokenizer.decode(row.text)
         for seed in range(400)
-        for row in examples(group, tiny.tokenizer, random.Random(seed))
+        for row in examples(group, tiny.tokenizer, 48, random.Random(seed))
     )
     assert set(drawn) == {"yes", "no"}
     assert 0.65 < drawn["yes"] / 400 < 0.85
@@ -92,7 +93,7 @@ def test_every_token_to_learn_is_a_target_once_and_nothing_else_is(
         for i, token in enumerate((row.prompt + row.text)[1:])
     }
     learnt = []
-    for chunk in collate(rows, PAD, max_length=100):
+    for chunk in collate(rows, PAD):
         assert chunk.ids.shape == chunk.targets.shape
         assert [image_of[first] for first in chunk.ids[:, 0].tolist()] == chunk.image.tolist()
         kept = chunk.targets != IGNORE_INDEX
@@ -102,13 +103,50 @@ def test_every_token_to_learn_is_a_target_once_and_nothing_else_is(
     assert sorted(learnt) == sorted(token for image in rows for row in image for token in row.text)
 
 
-def test_a_long_row_is_cut_and_its_end_is_not_learnt() -> None:
-    [chunk] = collate([[Example((1, 2), (3, 4, 5, 6))]], PAD, max_length=3)
-    assert chunk.ids.tolist() == [[1, 2, 3]]
-    assert chunk.targets.tolist() == [[IGNORE_INDEX, 3, 4]]
+@pytest.mark.parametrize("question", [None, "is there a dog?"])
+def test_a_text_is_cut_where_the_decoder_ends_and_only_a_whole_one_teaches_its_end(
+    tiny: Captioner, question: str | None
+) -> None:
+    tokenizer = tiny.tokenizer
+    record = Record(IMAGE, ("a brown dog runs through the grass",), question)
+    whole = example(record, record.texts[0], tokenizer, 48)
+    assert whole is not None
+    length = len(whole.prompt) + len(whole.text) - 1  # what the decoder reads
+    for max_length in range(len(whole.prompt) + 1, 48):
+        row = example(record, record.texts[0], tokenizer, max_length)
+        assert row is not None
+        assert row.prompt == whole.prompt
+        [chunk] = collate([[row]], PAD)
+        assert chunk.ids.shape[1] == min(length, max_length)
+        learnt = chunk.targets[chunk.targets != IGNORE_INDEX].tolist()
+        assert learnt == list(whole.text[: len(learnt)])
+        assert (learnt[-1] == tokenizer.end) == (length <= max_length)
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("is there a dog? " * 40, "yes"),  # leaves no room for an answer
+        (None, "<end> <pad>"),
+        ("is there a dog?", "."),
+    ],
+)
+def test_what_cannot_be_asked_or_said_is_no_row(
+    tiny: Captioner, question: str | None, text: str
+) -> None:
+    record = Record(IMAGE, (text,), question)
+    assert example(record, text, tiny.tokenizer, 48) is None
+    assert examples(Group(IMAGE, (record,), Source("x")), tiny.tokenizer, 48) == []
+
+
+def test_a_question_is_learnt_exactly_where_the_captioner_would_read_it(tiny: Captioner) -> None:
+    for count in range(1, 60):
+        record = Record(IMAGE, ("yes",), " ".join(["dog"] * count))
+        learnt = example(record, "yes", tiny.tokenizer, 48) is not None
+        assert learnt == (not question_problem(tiny, record))
 
 
 def test_without_rows_there_is_one_of_nothing_to_learn() -> None:
-    [chunk] = collate([[], []], PAD, max_length=8)
+    [chunk] = collate([[], []], PAD)
     assert chunk.ids.shape == (1, 1)
     assert torch.equal(chunk.targets, torch.full((1, 1), IGNORE_INDEX))

@@ -20,17 +20,19 @@ def test_figures_are_written_a_line_a_step_and_to_tensorboard(tmp_path: Path) ->
     with Monitor(tmp_path, step=0, steps=3) as monitor:
         for step in (1, 2, 3):
             monitor.step(figures(step, gradient_norm=2.0))
-        monitor.validation(3, 1, {"loss": 0.5, "CIDEr": 44.0}, better=True)
+        scores, missing = {"loss": 0.5, "accuracy": 44.0}, {"CIDEr": "needs two images"}
+        monitor.validation(3, 1, scores, missing, better=True)
         monitor.samples(3, [Image.new("RGB", (20, 10))])
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert [m["step"] for m in metrics] == [1, 2, 3, 3]
-    assert metrics[3]["dev"] == {"loss": 0.5, "CIDEr": 44.0}
+    assert metrics[3]["dev"] == {"loss": 0.5, "accuracy": 44.0}
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [e.value for e in events.Scalars("train/loss")] == pytest.approx([1, 1 / 2, 1 / 3])
-    assert events.Scalars("dev/CIDEr")[0].value == 44
+    assert events.Scalars("dev/accuracy")[0].value == 44
     assert events.Images("samples/0")[0].width == 20
-    assert "dev loss 0.5, CIDEr 44 (best so far)" in (tmp_path / "log.txt").read_text()
+    text = (tmp_path / "log.txt").read_text()
+    assert "dev loss 0.5, accuracy 44, CIDEr needs two images (best so far)" in text
 
 
 def test_a_run_that_goes_on_forgets_what_came_after(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(
 def test_all_processes_but_one_are_mute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Monitor(tmp_path / "other", step=0, steps=1, active=False) as monitor:
         monitor.step(figures(1))
-        monitor.validation(1, 1, {"loss": 1.0}, better=False)
+        monitor.validation(1, 1, {"loss": 1.0}, {}, better=False)
         monitor.say("hello")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "other").exists()

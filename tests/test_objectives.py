@@ -44,10 +44,10 @@ def batch(tiny: Captioner) -> Batch:
         if key == "cat":
             records.append(Record(ImageRef(key), ("yes",), "is there a dog in the picture?"))
         group = Group(ImageRef(key), tuple(records), Source("x"))
-        rows.append(examples(group, tiny.tokenizer, random.Random(0)))
+        rows.append(examples(group, tiny.tokenizer, 48, random.Random(0)))
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(3, 9, tiny.model.vision.width, generator=generator).half()
-    return Batch(tuple(CAPTIONS), patches, (3, 3), collate(rows, tiny.tokenizer.pad, 48))
+    return Batch(tuple(CAPTIONS), patches, (3, 3), collate(rows, tiny.tokenizer.pad))
 
 
 def rows_of(batch: Batch) -> list[tuple[int, list[int], list[int], float]]:
@@ -137,7 +137,7 @@ def test_padding_alone_has_no_loss_and_no_gradient(
     model: VisionLanguageModel, tiny: Captioner
 ) -> None:
     patches = torch.zeros(1, 9, model.vision.width)
-    nothing = Batch((), patches, (3, 3), collate([[]], tiny.tokenizer.pad, 48))
+    nothing = Batch((), patches, (3, 3), collate([[]], tiny.tokenizer.pad))
     loss = Likelihood(model, 0.1)(nothing)
     loss.backward()
     assert loss.item() == 0
@@ -244,7 +244,7 @@ def test_examples_can_be_weighted_against(model: VisionLanguageModel, tiny: Capt
     patches = torch.zeros(1, 9, model.vision.width)
 
     def nats(weight: float) -> float:
-        rows = collate([[Example(prompt, text, weight)]], tiny.tokenizer.pad, 48)
+        rows = collate([[Example(prompt, text, weight)]], tiny.tokenizer.pad)
         return Likelihood(model)(Batch(("a",), patches, (3, 3), rows))
 
     optimiser = torch.optim.SGD(model.decoder.parameters(), lr=0.05)

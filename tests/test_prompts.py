@@ -46,7 +46,7 @@ def test_use_asks_as_training_does(tiny):
     records = tuple(
         Record(ImageRef("a.png"), ("A dog .",), question=spelling) for spelling in SPELLINGS
     )
-    rows = examples(Group(records[0].image, records, Source("")), tiny.tokenizer)
+    rows = examples(Group(records[0].image, records, Source("")), tiny.tokenizer, 48)
     assert {row.prompt for row in rows} == {tiny.prompt(spelling).ids for spelling in SPELLINGS}
     assert {row.text[:-1] for row in rows} == {tuple(text_ids(tiny.tokenizer, "A dog."))}
 

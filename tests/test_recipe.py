@@ -83,7 +83,7 @@ def test_overrides_reach_into_mappings_lists_and_what_was_left_out(tmp_path: Pat
         ({"vision": None}, "vision is missing"),
         (
             {"validation": {"metric": "CIDEr", "images": 0}},
-            "validation.images must be positive for",
+            "validation.images must be at least 2 for",
         ),
         ({"validation": {"metric": "last", "patience": 2}}, "validation.patience must be 0"),
         ({"optimiser": {"name": "adamz"}}, "optimiser.name must be .* such as adam.*not adamz"),

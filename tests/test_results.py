@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -46,8 +47,28 @@ def test_one_model_as_json():
     assert [b["n"] for b in record["reliability"] if b["n"]] == [2, 8]
     assert "blind" not in record
     record = as_record("caption", [captions()], None)
-    assert set(record) == {"task", "n", "metrics", "ci95", "model", "seconds"}
+    assert set(record) == {"task", "n", "metrics", "ci95", "model", "seconds", "definitions"}
+    assert {"CHAIR-s", "CHAIR-i"} == set(record["definitions"])
     assert {"CIDEr", "BLEU-4"} <= set(record["metrics"])
+    record = as_record("vqa", [answers("m", 8)], None)
+    assert record["unread_questions"] == {"n": 1, "first": "the question is too long"}
+
+
+def test_what_has_no_figure_is_said_in_words_and_in_no_number(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    predictions = captions().predictions[:1]
+    one = Result("m", False, predictions, evaluate_captions(predictions), seconds=2.0)
+    record = json.loads(json.dumps(as_record("caption", [one], None), allow_nan=False))
+    assert record["missing"]["CIDEr"].startswith("needs two images")
+    assert "CIDEr" not in record["metrics"] | record["ci95"]
+    file = io.StringIO()
+    write_predictions(file, "caption", one)
+    assert "CIDEr" not in json.loads(file.getvalue())["scores"]
+    show("caption", [one, captions()], {})
+    rows = [line.replace("│", " ") for line in capsys.readouterr().out.splitlines()]
+    [row] = [row for row in rows if row.split()[:1] == ["CIDEr"]]
+    assert "needs two images" in row
+    assert len(re.findall(r"\d+\.\d\d", row)) == 3  # the other model's figure and interval
 
 
 def test_two_models_as_json():
@@ -84,6 +105,7 @@ def test_predictions_are_written_one_a_line():
     row = json.loads(file.getvalue().splitlines()[1])
     assert (row["caption"], row["references"][1]) == ("two men play football", "a photo")
     assert row["scores"]["ROUGE-L"] == pytest.approx(100)
+    assert row["invented"] == []
 
 
 def test_tables_hold_the_figures(capsys, monkeypatch):

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import typer
 from PIL import Image
-from small_runs import draw_photos, write_recipe
+from small_runs import draw_photos
 
 import training.loop.run_report as report
 from training.data.records import ImageRef, Record
@@ -67,7 +66,7 @@ def run(tmp_path: Path) -> Path:
             monitor.step({"step": step, "epoch": 0, "images_per_second": 9.0, **figures})
             if step % 3 == 0:
                 scores = {"loss": 2 / step, "CIDEr": 10.0 * step}
-                monitor.validation(step, step // 3, scores, better=True)
+                monitor.validation(step, step // 3, scores, {}, better=True)
     return folder
 
 
@@ -108,7 +107,7 @@ def test_scores_that_came_later_or_are_no_number_have_their_place() -> None:
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
     assert cells == [
         ["epoch", "step", "loss", "accuracy"],
-        ["1", "3", "2.5", "nan"],
+        ["1", "3", "2.5", ""],
         ["2", "6", "nan", "40.25"],
     ]
     assert "data:image/png" in curves([{"step": 1, "loss": 3.0}, *metrics])
@@ -132,13 +131,13 @@ def test_the_best_and_the_worst_examples_are_told_by_their_points(
 ) -> None:
     """Planted captions: four are those of people, four have no word of them."""
 
-    def planted(captioner: Captioner, judged: Iterable[Group]) -> Iterator[tuple[Group, Answer]]:
+    def planted(captioner: Captioner, judged: Iterable[Group]) -> Iterator[tuple[Record, Answer]]:
         for group in judged:
             right = groups.index(group) % 2 == 1
             text = group.records[0].texts[0] if right else "two red shapes"
-            yield group, captioner.encode(group.image.read()).explain(text)
+            yield group.records[0], captioner.encode(group.image.read()).explain(text)
 
-    monkeypatch.setattr(report, "answers", planted)
+    monkeypatch.setattr(report, "samples", planted)
     save_checkpoint(run / "model", tiny.model, tiny.tokenizer)
     write_report(run, groups)
     page = Page(run / "report.html")
@@ -164,25 +163,23 @@ def test_the_models_own_words_are_shown_with_a_map_each(
     assert all(max(picture.size) <= report.SHEET_WIDTH * 10 for picture in pictures(page))
 
 
-def test_a_run_that_was_killed_gets_its_report_by_a_command(
-    run: Path, tmp_path: Path, tiny: Captioner, capsys: pytest.CaptureFixture[str]
+def test_one_caption_is_shown_without_points(
+    run: Path, groups: list[Group], tiny: Captioner
 ) -> None:
-    write_recipe(run / "recipe.yaml")
     save_checkpoint(run / "model", tiny.model, tiny.tokenizer)
-    report.main(run)
-    assert capsys.readouterr().out.strip() == str(run / "report.html")
-    assert list(Page(run / "report.html").sections) == ["Curves", "Validation", "Recipe", "Log"]
-    report.main(run, draw_photos(tmp_path / "photos", 20))
-    assert "people: " in Page(run / "report.html").sections["Random examples"]
+    write_report(run, groups[:1])
+    shown = Page(run / "report.html").sections["Best examples"]
+    assert "people: a dog in the park" in shown
+    assert "points" not in shown
 
 
-def test_what_has_no_report_is_told(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_question_that_cannot_be_read_is_passed_over(
+    run: Path, groups: list[Group], tiny: Captioner
 ) -> None:
-    write_recipe(run / "recipe.yaml")
-    missing = tmp_path / "nowhere"
-    for folder, data in ((missing, None), (run, missing)):
-        with pytest.raises(typer.Exit) as left:
-            report.main(folder, data)
-        assert left.value.exit_code == 2
-        assert f"error: there is no folder {missing}" in capsys.readouterr().err.replace("T", "t")
+    ref = groups[0].image
+    asked = [Record(ref, ("yes",), question) for question in ("why " * 100, "is it a dog?")]
+    save_checkpoint(run / "model", tiny.model, tiny.tokenizer)
+    write_report(run, [Group(ref, tuple(asked), Source("x"))])
+    assert "is it a dog?" in Page(run / "report.html").sections["Best examples"]
+    write_report(run, [Group(ref, tuple(asked[:1]), Source("x"))])
+    assert Page(run / "report.html").sections["Best examples"].strip() == ""

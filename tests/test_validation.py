@@ -14,7 +14,7 @@ from small_runs import draw_photos, small_recipe
 from training.data.records import ImageRef, Record
 from training.loop.examples import examples
 from training.loop.inputs import Pixels
-from training.loop.validation import Dev, Prediction, score, score_each
+from training.loop.validation import Dev
 from training.recipe.recipe import Augment, Source
 from training.recipe.sources import Group, read_data
 
@@ -50,7 +50,7 @@ def test_the_loss_is_a_mean_over_tokens(
     total, count = 0.0, 0
     for group in groups:
         memory = tiny.encode(group.image.read()).memory
-        for row in examples(group, tiny.tokenizer):
+        for row in examples(group, tiny.tokenizer, 48):
             whole = torch.tensor([row.prompt + row.text])
             decoder = tiny.model.decoder
             hidden = decoder(whole[:, :-1], decoder.project(memory)).hidden
@@ -67,13 +67,37 @@ def test_words_are_those_that_the_captioner_writes(
     predictions = dev(tiny, groups, 3).predict(tiny.model, accelerator, images=100)
     assert len(predictions) == len(groups) + 1
     for prediction in predictions:
-        image = tiny.encode(prediction.group.image.read())
+        image = tiny.encode(prediction.record.image.read())
         question = prediction.record.question
         if question is None:
             expected = image.caption(beams=1, max_tokens=32)
         else:
             expected = image.ask(question, beams=1, candidates=1, max_tokens=32)
         assert prediction.text == expected.text
+        assert prediction.confidence == pytest.approx(expected.confidence, rel=1e-3)
+
+
+def test_a_question_that_cannot_be_read_counts_as_wrong(
+    tiny: Captioner, groups: list[Group], accelerator: Accelerator
+) -> None:
+    questions = ("what is this? " * 40 + "really?", "is it red?")
+    asked = [Record(groups[0].image, ("red",), question) for question in questions]
+    group = Group(groups[0].image, tuple(asked), Source("x"))
+    predictions = dev(tiny, [group], 3).predict(tiny.model, accelerator, images=10)
+    texts = {p.record.question: (p.text, p.problem) for p in predictions}
+    assert texts[questions[0]][0] == ""
+    assert "too long" in texts[questions[0]][1]
+    assert texts[questions[1]][0]
+    assert math.isfinite(dev(tiny, [group], 3).loss(tiny.model, accelerator))
+
+
+def test_a_caption_is_judged_by_all_captions_of_its_image(
+    tiny: Captioner, groups: list[Group], accelerator: Accelerator
+) -> None:
+    ref = groups[0].image
+    apart = Group(ref, (Record(ref, ("one",)), Record(ref, ("two", "three"))), Source("x"))
+    [prediction] = dev(tiny, [apart], 3).predict(tiny.model, accelerator, images=10)
+    assert prediction.record.texts == ("one", "two", "three")
 
 
 def test_broken_images_are_left_out(
@@ -86,24 +110,3 @@ def test_broken_images_are_left_out(
     only = dev(tiny, [lost], 3)
     assert only.predict(tiny.model, accelerator, images=10) == []
     assert math.isnan(only.loss(tiny.model, accelerator))
-
-
-def prediction(key: str, text: str, *texts: str, question: str | None = None) -> Prediction:
-    record = Record(ImageRef(key), texts, question)
-    return Prediction(Group(record.image, (record,), Source("x")), record, text)
-
-
-def test_captions_and_answers_are_scored_apart() -> None:
-    predictions = [
-        prediction("a", "a brown dog runs on the grass", "a brown dog runs on the grass"),
-        prediction("b", "nothing of the kind", "two men play in the park"),
-        prediction("c", "Night stand.", "night_stand", question="what is it?"),
-        prediction("d", "red", *["red"] * 2, *["blue"] * 8, question="which colour?"),
-        prediction("e", "no", "yes", question="is it?"),
-    ]
-    points = score_each(predictions)
-    assert points[0] == pytest.approx(1000)
-    assert points[1] == pytest.approx(0)
-    assert points[2:] == pytest.approx([100, 60, 0])
-    assert score(predictions) == pytest.approx({"CIDEr": 500, "accuracy": 160 / 3})
-    assert score([]) == {}

@@ -1,30 +1,24 @@
-"""Score a model on a dataset, or compare two: `python -m training.evaluate MODEL [MODEL_B] ...`
+"""Score a model on a dataset, or compare two: `vlm evaluate MODEL [MODEL_B] ...`
 
-The same command is `vlm evaluate`.
+In a checkout `python -m training.evaluate` is the same.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from vlm.errors import how_to_install
+from vlm.cli.failures import clear_errors, fail
 
-# Wrong options are told at once, and without the packages of training: what needs them is imported in the functions.
-if TYPE_CHECKING:
-    from .data.records import Record
-    from .evaluation.metrics.vqa import Similarity
-    from .evaluation.predict import Prediction
+from .dataset_arguments import Format, Images, ReaderOptions, read_all
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Task(StrEnum):
@@ -32,6 +26,8 @@ class Task(StrEnum):
     vqa = "vqa"
 
 
+@app.command()
+@clear_errors("train")
 def evaluate(
     task: Annotated[Task, typer.Option(help="What the model does.")],
     models: Annotated[
@@ -44,23 +40,16 @@ def evaluate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The same as the argument MODEL.")] = None,
     data: Annotated[str | None, typer.Option(help="The dataset's folder, file or name.")] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(help="Its format, as training/README.md lists them; else detected."),
-    ] = None,
+    format: Format = None,
     split: Annotated[str, typer.Option(help="The split to score.")] = "dev",
-    images: Annotated[
-        Path | None, typer.Option(help="The image folder, if not beside the texts.")
-    ] = None,
+    images: Images = None,
     questions: Annotated[
         Path | None, typer.Option(help="The questions file of format vqa_v2; replaces --data.")
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="The annotations file that goes with --questions.")
     ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="An argument of the format's reader, as name=value.")
-    ] = None,
+    option: ReaderOptions = None,
     beams: Annotated[
         int | None,
         typer.Option(help="Beams of the search.", show_default="3 for captions, 5 for answers"),
@@ -84,7 +73,16 @@ def evaluate(
     ] = False,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.jsonl", help="Write every prediction with its scores."),
+        typer.Option(
+            metavar="OUT", help="Write every prediction with its scores, one JSON object a line."
+        ),
+    ] = None,
+    server_format: Annotated[
+        str | None,
+        typer.Option(
+            help="Write --predictions as an evaluation server reads them, and score nothing: "
+            "vqa, vizwiz, gqa, coco or textcaps."
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -120,50 +118,46 @@ def evaluate(
         fail(f"--plot must name a .png, .svg or .pdf file, not {plot.name!r}")
     if plot is not None and not plot.parent.is_dir():
         fail(f"--plot: there is no folder {plot.parent}")
+    if server_format is not None:
+        if predictions is None:
+            fail("--server-format goes with --predictions OUT.json")
+        if len(names) > 1:
+            fail("--server-format writes what one model says, not two")
+        if meteor or plot is not None or as_json:
+            fail("--server-format scores nothing, so --meteor, --plot and --json do not go with it")
 
-    with clear_errors():
-        from vlm.loading import load
-        from vlm.weights.hub import DEFAULT
+    # The packages of training load here, where one that is missing becomes a sentence.
+    from vlm.loading import load
+    from vlm.weights.hub import DEFAULT
 
-        from .data.report import Report
-        from .evaluation.predict import predict_answers, predict_captions
-        from .evaluation.results import (
-            Result,
-            as_record,
-            plot_confidence,
-            show,
-            write_predictions,
-        )
-        from .evaluation.scoring import differences, evaluate_answers, evaluate_captions
-        from .prepare import read_all
+    from .data.report import Report
+    from .evaluation.assess import Model, assess, predict, select
+    from .evaluation.results import as_record, plot_confidence, show, unread, write_predictions
+    from .evaluation.scoring import check_references, differences
+    from .evaluation.server_formats import check_submission, write_submission
 
-        rows, pictures = Report(), Report()
-        records = select(read_all(data, format, split, images, option, rows), task, limit, data)
-        names = names or [DEFAULT]
-        captioners = [load(name) for name in names[:-1]] + [load(names[-1], int8=int8)]
-        if task is Task.caption:
-            predict, score = predict_captions, partial(evaluate_captions, meteor=meteor)
+    rows, pictures = Report(), Report()
+    records = select(read_all(data, format, split, images, option, rows), task, limit, data)
+    if server_format is None:
+        check_references(records)
+    else:
+        check_submission(server_format, task, records)
+    names = names or [DEFAULT]
+    captioners = [load(name) for name in names[:-1]] + [load(names[-1], int8=int8)]
+    last = len(names) - 1
+    asked = [Model(n, c, blind and i == last) for i, (n, c) in enumerate(zip(names, captioners))]
+
+    # Opened before the work is done, so that a place that cannot be written is told at once.
+    with nullcontext() if predictions is None else predictions.open("w", encoding="utf-8") as file:
+        if server_format is not None:
+            assert file is not None
+            said = predict(asked[0], task, records, pictures, beams)
+            write_submission(file, server_format, records, said)
+            told = f"{len(records):,} predictions are in {predictions}"
+            typer.echo(" ".join(filter(None, (told, unread(said, names[0])))), err=True)
         else:
-            similarity = word_similarity(records)
-            predict, score = predict_answers, partial(evaluate_answers, similarity=similarity)
-        results: list[Result] = []
-        # Opened before the work is done, so that a place that cannot be written is told at once.
-        with (
-            nullcontext()
-            if predictions is None
-            else predictions.open("w", encoding="utf-8") as file
-        ):
-            for name, captioner in zip(names, captioners, strict=True):
-                unseen = blind and captioner is captioners[-1]
-                start = time.perf_counter()
-                going = predict(captioner, records, pictures, beams, unseen)
-                said = list(with_progress(going, name, len(records)))
-                seconds = time.perf_counter() - start
-                results.append(Result(name, unseen, said, score(said), seconds))
-                # Two models are compared on the images that could be read.
-                records = [prediction.record for prediction in said]
-            two = len(results) == 2
-            compared = differences(*(r.evaluation for r in results)) if two else None
+            results = assess(asked, task, records, pictures, beams, meteor)
+            compared = differences(*(r.evaluation for r in results)) if len(results) == 2 else None
             # Before anything is written: the figures are not lost where that fails.
             if as_json:
                 print(json.dumps(as_record(task, results, compared)), flush=True)
@@ -172,90 +166,14 @@ def evaluate(
             if file is not None:
                 for result in results:
                     write_predictions(file, task, result)
-        if plot is not None:
-            plot_confidence(results, plot)
+            if plot is not None:
+                plot_confidence(results, plot)
     for what, report in (("rows", rows), ("images", pictures)):
         if not report.complete:
             typer.secho(f"{what}: {report.summary()}", err=True, fg="red")
     if rows.broken or pictures.broken:
         raise typer.Exit(1)
 
-
-def select(records: list[Record], task: Task, limit: int | None, where: str) -> list[Record]:
-    """The records that a task is scored on. Raises DataError where they cannot be scored."""
-    from .data.records import DataError
-    from .evaluation.predict import with_all_captions
-    from .evaluation.scoring import check_references
-
-    if task is Task.caption:
-        chosen = with_all_captions(record for record in records if record.question is None)
-    else:
-        chosen = [record for record in records if record.question is not None]
-    if not chosen:
-        what = "captions" if task is Task.caption else "questions"
-        raise DataError(f"{where} has no {what} in this split, so there is nothing to score.")
-    check_references(chosen[:limit])
-    return chosen[:limit]
-
-
-def word_similarity(records: list[Record]) -> Similarity | None:
-    """WordNet's similarity for DAQUAR, whose papers report WUPS; None for other data."""
-    from .evaluation.metrics.wups import WordSimilarity
-
-    if not any(record.source == "daquar" for record in records):
-        return None
-    try:
-        return WordSimilarity()
-    except LookupError as error:
-        typer.secho(f"{error} The scores go without it.", err=True, fg="yellow")
-        return None
-
-
-def with_progress(predictions: Iterator[Prediction], name: str, total: int) -> Iterator[Prediction]:
-    """The same predictions, with a bar on the error stream where someone looks at it."""
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(
-        predictions,
-        description=name,
-        total=total,
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """What the user can put right becomes one sentence and exit code 2."""
-    try:
-        from vlm.options import OptionError
-        from vlm.runtimes.openvino import BackendError
-        from vlm.weights.store import CheckpointError
-
-        from .data.records import DataError
-
-        try:
-            yield
-        except (DataError, CheckpointError, OptionError, BackendError) as error:
-            fail(str(error))
-    except ModuleNotFoundError as error:
-        fail(f"evaluation needs the package {error.name}; {how_to_install('train')}")
-    except OSError as error:
-        fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one sentence to the error stream and leave."""
-    typer.secho(f"error: {message}", err=True, fg="red")
-    raise typer.Exit(code) from None
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(evaluate)
 
 if __name__ == "__main__":
     app()

@@ -1,16 +1,20 @@
-"""Look at a dataset of any known format, list its images, or write it as shards."""
+"""Look at a dataset of any known format, list its images, or write it as shards: `vlm prepare COMMAND ...`
+
+In a checkout `python -m training.prepare` is the same.
+"""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from vlm.cli.failures import clear_errors, fail
 
 from .data.describe import (
     Overlap,
@@ -20,32 +24,33 @@ from .data.describe import (
     quantile,
     summarise,
 )
-from .data.readers import READERS, read
-from .data.records import DataError, Record
+from .data.records import DataError
 from .data.report import Report
 from .data.synthetic import questions_from_captions
 from .data.webdataset import write_shards
+from .dataset_arguments import Format, Images, ReaderOptions, read_all
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Look at a dataset of any known format, list its images, or write it as shards.",
+)
 console = Console()
 
 SourcePath = Annotated[str, typer.Argument(help="The dataset's folder, file or name.")]
-Format = Annotated[str | None, typer.Option(help=f"One of {', '.join(READERS)}; else detected.")]
-Images = Annotated[Path | None, typer.Option(help="The image folder, if not beside the texts.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", help="An argument of the reader, as name=value.")
-]
 Limit = Annotated[float, typer.Option(help="The largest accepted share of broken entries.")]
 
 
 @app.command()
+@clear_errors("train")
 def shards(
     path: SourcePath,
     out: Annotated[Path, typer.Argument(help="The folder to write the shards to.")],
     split: Annotated[str, typer.Option(help="The split to write.")] = "train",
     format: Format = None,
     images: Images = None,
-    option: Options = None,
+    option: ReaderOptions = None,
     images_per_shard: Annotated[int, typer.Option(min=1)] = 1000,
     questions: Annotated[
         bool, typer.Option(help="Also write synthetic questions made from the captions.")
@@ -55,35 +60,30 @@ def shards(
 ) -> None:
     """Write one split as WebDataset shards."""
     rows, pictures = Report(broken), Report(broken)
-    try:
-        records = read_all(path, format, split, images, option, rows)
-        if questions:
-            records += questions_from_captions(records, seed)
-        written = write_shards(records, out, split, images_per_shard, pictures)
-    except (DataError, OSError) as error:
-        fail(error)
+    records = read_all(path, format, split, images, option, rows)
+    if questions:
+        records += questions_from_captions(records, seed)
+    written = write_shards(records, out, split, images_per_shard, pictures)
     console.print(f"{len(records)} records in {len(written)} shards in {out}")
     for what, report in (("rows", rows), ("images", pictures)):
         console.print(f"{what}: {report.summary()}", markup=False, highlight=False)
 
 
 @app.command()
+@clear_errors("train")
 def files(
     path: SourcePath,
     split: Annotated[str, typer.Option(help="The split whose images are listed.")] = "test",
     format: Format = None,
     images: Images = None,
-    option: Options = None,
+    option: ReaderOptions = None,
     broken: Limit = 0.05,
 ) -> None:
     """Print the image files of one split, one a line, for other programs."""
     report = Report(broken)
-    try:
-        refs = [record.image for record in read_all(path, format, split, images, option, report)]
-        if any(ref.data is not None or ref.member is not None for ref in refs):
-            raise DataError(f"The images of {path} are not files of their own.")
-    except DataError as error:
-        fail(error)
+    refs = [record.image for record in read_all(path, format, split, images, option, report)]
+    if any(ref.data is not None or ref.member is not None for ref in refs):
+        raise DataError(f"The images of {path} are not files of their own.")
     for name in dict.fromkeys(ref.path for ref in refs):
         print(name)
     if not report.complete:
@@ -91,6 +91,7 @@ def files(
 
 
 @app.command()
+@clear_errors("train")
 def stats(
     path: SourcePath,
     split: Annotated[
@@ -98,49 +99,25 @@ def stats(
     ] = None,
     format: Format = None,
     images: Images = None,
-    option: Options = None,
+    option: ReaderOptions = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures to this file.")] = None,
     broken: Limit = 0.05,
 ) -> None:
     """Print lengths, vocabulary, answer types, and what the splits share."""
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        fail(DataError(f"--plot must name a .png, .svg or .pdf file, not {plot.name!r}"))
+        fail(f"--plot must name a .png, .svg or .pdf file, not {plot.name!r}")
     summaries: dict[str, Summary] = {}
-    try:
-        for name in split or ["train"]:
-            report = Report(broken)
-            summaries[name] = summarise(read_all(path, format, name, images, option, report))
-            if not report.complete:
-                console.print(f"{name}: {report.summary()}", markup=False, highlight=False)
-        console.print(summary_table(summaries))
-        console.print(kinds_table(summaries))
-        if len(summaries) > 1:
-            console.print(overlap_table(find_overlaps(summaries)))
-        if plot is not None:
-            plot_summaries(summaries, plot)
-    except (DataError, OSError) as error:
-        fail(error)
-
-
-def read_all(
-    path: str,
-    format: str | None,
-    split: str,
-    images: Path | None,
-    option: list[str] | None,
-    report: Report,
-) -> list[Record]:
-    """Read a split; `option` holds name=value pairs, whose values may be JSON."""
-    options: dict[str, Any] = {}
-    for pair in option or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise DataError(f"The option {pair!r} must be name=value.")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return list(read(path, format, split, images, report, **options))
+    for name in split or ["train"]:
+        report = Report(broken)
+        summaries[name] = summarise(read_all(path, format, name, images, option, report))
+        if not report.complete:
+            console.print(f"{name}: {report.summary()}", markup=False, highlight=False)
+    console.print(summary_table(summaries))
+    console.print(kinds_table(summaries))
+    if len(summaries) > 1:
+        console.print(overlap_table(find_overlaps(summaries)))
+    if plot is not None:
+        plot_summaries(summaries, plot)
 
 
 def summary_table(summaries: dict[str, Summary]) -> Table:
@@ -200,14 +177,6 @@ def overlap_table(overlaps: list[Overlap]) -> Table:
         counts = (f"{n:,}" for n in (len(o.images), o.captions, o.questions))
         table.add_row(f"{o.first}, {o.second}", *counts, example)
     return table
-
-
-def fail(error: DataError | OSError) -> NoReturn:
-    """Print one sentence to the error stream and leave with code 2."""
-    if isinstance(error, OSError):
-        error = DataError(f"{error.filename or 'cannot write'}: {error.strerror}")
-    Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

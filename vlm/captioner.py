@@ -182,13 +182,8 @@ class Captioner:
             return caption_prompt(self.tokenizer)
         if "vqa" not in self.model.config.tasks:
             raise QuestionError("this model answers no questions; it writes captions")
-        prompt = question_prompt(self.tokenizer, question)
         room = (self.model.config.reader or self.model.config.decoder).max_length
-        if len(prompt.ids) >= room:
-            raise QuestionError(
-                f"the question is too long: {len(prompt.given)} tokens, and this model reads {room - 3}"
-            )
-        return prompt
+        return question_prompt(self.tokenizer, question, room)
 
     @torch.inference_mode()
     def start(

@@ -43,9 +43,9 @@ class Prompt:
 def clean_text(text: str) -> str:
     """A text as the model reads and writes it: plain marks, single spaces, none before punctuation, no full stop."""
     text = unicodedata.normalize("NFKC", text.translate(_SAME))
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join("".join(c if c.isprintable() and c != "_" else " " for c in text).split())
     text = re.sub(r"\s+([,.;:!?'])", r"\1", text)
-    return text.rstrip(". ").replace("_", " ")
+    return text.rstrip(". ")
 
 
 def clean_question(text: str) -> str:
@@ -64,14 +64,21 @@ def caption_prompt(tokenizer: Tokenizer) -> Prompt:
     return Prompt((tokenizer.caption, *tokenizer.encode(tokenizer.config.prompt)))
 
 
-def question_prompt(tokenizer: Tokenizer, question: str) -> Prompt:
+def question_prompt(tokenizer: Tokenizer, question: str, room: int | None = None) -> Prompt:
     """What asks a question; the answer continues it, or a reader reads it.
 
-    Raises QuestionError where the question has no word, or the model answers none.
+    Raises QuestionError where the question has no word, where of the `room` tokens that the model reads it leaves none,
+    or where the model answers none.
     """
     if tokenizer.question is None or tokenizer.answer is None:
         raise QuestionError("this model answers no questions; it writes captions")
     words = tokenizer.encode(clean_question(question))
+    if (
+        room is not None and len(words) > room - 3
+    ):  # the prompt has two tokens more, and a word follows
+        raise QuestionError(
+            f"the question is too long: {len(words)} tokens, and this model reads {room - 3}"
+        )
     return Prompt((tokenizer.question, *words, tokenizer.answer), range(1, 1 + len(words)))
 
 

@@ -64,7 +64,7 @@ def predict_answers(
     options = {} if beams is None else {"beams": beams}
     for images, batch in _encoded(captioner, by_image(records), report, blind):
         for image, group in zip(images, batch, strict=True):
-            problems = {r: problem for r in group if (problem := _problem(captioner, r))}
+            problems = {r: problem for r in group if (problem := question_problem(captioner, r))}
             asked = [record for record in group if record not in problems]
             answers = image.ask_all([r.question or "" for r in asked], **options) if asked else []
             answer_of = dict(zip(asked, answers, strict=True))
@@ -134,9 +134,10 @@ def _encoded(
     report.check()
 
 
-def _problem(captioner: Captioner, record: Record) -> str:
+def question_problem(captioner: Captioner, record: Record) -> str:
+    """Why the model cannot be asked what a record asks; empty where it can."""
     try:
-        captioner.prompt(record.question or "")
+        captioner.prompt(record.question)
     except QuestionError as error:
         return str(error)
     return ""

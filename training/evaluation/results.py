@@ -66,6 +66,12 @@ def _model_record(result: Result) -> dict[str, Any]:
     }
     if result.blind:
         record["blind"] = True
+    if evaluation.missing:
+        record["missing"] = evaluation.missing
+    if evaluation.definitions:
+        record["definitions"] = dict(evaluation.definitions)
+    if problems := [p.problem for p in result.predictions if p.problem]:
+        record["unread_questions"] = {"n": len(problems), "first": problems[0]}
     if evaluation.types:
         record["by_type"] = {
             rule: {name: {"n": t.n, "accuracy": t.score} for name, t in scores.items()}
@@ -81,8 +87,9 @@ def _model_record(result: Result) -> dict[str, Any]:
 
 
 def write_predictions(file: TextIO, task: str, result: Result) -> None:
-    """One JSON object a line and prediction, with its scores in points."""
-    for prediction, scores in zip(result.predictions, result.evaluation.items, strict=True):
+    """One JSON object a line and prediction, with its scores in points, and what a caption invents."""
+    scored = zip(result.predictions, result.evaluation.items, strict=True)
+    for number, (prediction, scores) in enumerate(scored):
         record = prediction.record
         row: dict[str, Any] = {"model": result.model, "image": str(record.image), "id": record.id}
         if task == "caption":
@@ -91,6 +98,8 @@ def write_predictions(file: TextIO, task: str, result: Result) -> None:
             row |= {"question": record.question, "kind": record.kind}
             row |= {"answer": prediction.text, "answers": record.texts}
         row |= {"confidence": prediction.confidence, "scores": scores}
+        if result.evaluation.invented is not None:
+            row["invented"] = result.evaluation.invented[number]
         if prediction.problem:
             row["problem"] = prediction.problem
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -100,19 +109,28 @@ def show(task: str, results: Sequence[Result], compared: Mapping[str, Difference
     """Print the figures as tables."""
     console = Console()
     console.print(_metrics_table(task, results))
-    if compared is not None:
+    for name, definition in results[0].evaluation.definitions.items():
+        console.print(f"{name}: {definition}", markup=False, highlight=False)
+    if compared:
         console.print(_difference_table(compared))
+    elif compared is not None:
+        console.print("of one image there is no difference that could be told from noise")
     for rule in results[0].evaluation.types:
         console.print(_types_table(rule, [result.evaluation.types[rule] for result in results]))
     for result in results:
-        problems = [p.problem for p in result.predictions if p.problem]
-        if problems:
-            console.print(
-                f"{_name(result)} could not read {len(problems)} of its questions, which count as wrong; "
-                f"the first: {problems[0]}",
-                markup=False,
-                highlight=False,
-            )
+        if sentence := unread(result.predictions, _name(result)):
+            console.print(sentence, markup=False, highlight=False)
+
+
+def unread(predictions: Sequence[Prediction], name: str) -> str:
+    """A sentence on the questions that a model could not read, if there are any."""
+    problems = [prediction.problem for prediction in predictions if prediction.problem]
+    if not problems:
+        return ""
+    return (
+        f"{name} could not read {len(problems)} of its questions, which count as wrong; "
+        f"the first: {problems[0]}"
+    )
 
 
 def _metrics_table(task: str, results: Sequence[Result]) -> Table:
@@ -120,20 +138,31 @@ def _metrics_table(task: str, results: Sequence[Result]) -> Table:
     seconds = " and ".join(f"{result.seconds:.0f} s" for result in results)
     table = Table(
         title=f"{len(results[0].predictions):,} {what} in {seconds}",
-        caption="points, length in words; 95 % intervals",
+        caption="points, length in words; 95 % intervals over images, of two or more",
     )
     table.add_column("")
     for result in results:
         table.add_column(_name(result), justify="right")
         table.add_column("95 %", justify="right")
-    for name in results[0].evaluation.metrics:
-        cells = []
-        for result in results:
-            interval = result.evaluation.intervals.get(name)
-            cells.append(f"{result.evaluation.metrics[name]:.2f}")
-            cells.append(f"{interval.low:.2f} to {interval.high:.2f}" if interval else "")
-        table.add_row(name, *cells)
+    names = [
+        name
+        for result in results
+        for name in (*result.evaluation.metrics, *result.evaluation.missing)
+    ]
+    for name in dict.fromkeys(names):
+        table.add_row(
+            name, *(cell for result in results for cell in _cells(result.evaluation, name))
+        )
     return table
+
+
+def _cells(evaluation: Evaluation, name: str) -> tuple[str, str]:
+    """A figure and its interval, or why there is none."""
+    if name in evaluation.missing:
+        return evaluation.missing[name], ""
+    interval = evaluation.intervals.get(name)
+    told = f"{interval.low:.2f} to {interval.high:.2f}" if interval else ""
+    return f"{evaluation.metrics[name]:.2f}", told
 
 
 def _difference_table(compared: Mapping[str, Difference]) -> Table:

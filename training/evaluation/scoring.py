@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +12,9 @@ from vlm.prompts import clean_text
 
 from ..data.records import DataError, Record
 from .metrics.calibration import Calibration, accuracy_at_coverage, calibration
-from .metrics.captions import score_captions
+from .metrics.captions import cider_of_each, score_captions
+from .metrics.hallucination import DEFINITIONS, hallucination
+from .metrics.objects import OBJECT_NAMES
 from .metrics.statistics import (
     Difference,
     Interval,
@@ -23,9 +25,11 @@ from .metrics.statistics import (
 from .metrics.vqa import (
     Similarity,
     TypeScore,
+    answer_set_match,
     by_type,
     score_answer_sets,
     score_vqa,
+    vqa_accuracy,
 )
 from .predict import Prediction
 
@@ -36,9 +40,11 @@ COVERAGES = (0.5, 0.8)
 class Evaluation:
     """One model's figures, in points; "length" is in words.
 
-    `metrics` are all figures by name. `resampled` has those with an interval, one row an image.
-    `items` has the scores of each prediction. `types` has the mean accuracies by "kind", where
-    the data name the type of an answer or question, and by "question", its first two words.
+    `metrics` are all figures by name, and `missing` says of others why there is none. `resampled`
+    has those with an interval, one row an image. `items` has the scores of each prediction, and
+    `invented` the objects that a caption names in vain. `types` has the mean accuracies by "kind",
+    where the data name the type of an answer or question, and by "question", its first two words.
+    `definitions` are of figures that not every paper defines alike.
     """
 
     metrics: dict[str, float]
@@ -46,11 +52,18 @@ class Evaluation:
     items: list[dict[str, float]]
     types: dict[str, dict[str, TypeScore]] = field(default_factory=dict)
     calibration: Calibration | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    invented: list[list[str]] | None = None
+    definitions: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Bootstrap intervals of 95 %."""
-        return {name: bootstrap_interval(metric) for name, metric in self.resampled.items()}
+        """Bootstrap intervals of 95 %; of one image there is none."""
+        return {
+            name: bootstrap_interval(metric)
+            for name, metric in self.resampled.items()
+            if len(metric.rows) > 1
+        }
 
 
 def check_references(records: Sequence[Record]) -> None:
@@ -61,7 +74,8 @@ def check_references(records: Sequence[Record]) -> None:
     if secret:
         raise DataError(
             f"{len(secret)} of {len(records)} entries keep what is right secret, such as "
-            f"{secret[0].id or secret[0].image}; choose a split with public captions or answers."
+            f"{secret[0].id or secret[0].image}; choose a split with public captions or answers, "
+            "or write what the evaluation server reads with --server-format."
         )
     several = {len(r.texts) > 1 for r in records if r.question is not None}
     if len(several) > 1:
@@ -72,7 +86,7 @@ def check_references(records: Sequence[Record]) -> None:
 
 
 def evaluate_captions(predictions: Sequence[Prediction], meteor: bool = False) -> Evaluation:
-    """All caption metrics; see `training.evaluation.metrics.captions.score_captions`.
+    """All caption metrics; see `metrics.captions.score_captions` and `metrics.hallucination`.
 
     Raises DataError as `check_references` does, and for captions without a word.
     """
@@ -88,7 +102,20 @@ def evaluate_captions(predictions: Sequence[Prediction], meteor: bool = False) -
         {name: float(values[i]) for name, values in scores.per_image.items()}
         for i in range(len(predictions))
     ]
-    return Evaluation(scores.values, scores.metrics, items)
+    told = hallucination(
+        [p.text for p in predictions], [p.record.texts for p in predictions], OBJECT_NAMES
+    )
+    missing = dict(scores.missing)
+    if "CHAIR-i" not in told.metrics:
+        missing["CHAIR-i"] = "no caption names an object"
+    return Evaluation(
+        scores.values | {name: metric.value for name, metric in told.metrics.items()},
+        scores.metrics | told.metrics,
+        items,
+        missing=missing,
+        invented=told.invented,
+        definitions=DEFINITIONS,
+    )
 
 
 def evaluate_answers(
@@ -134,15 +161,53 @@ def evaluate_answers(
     return Evaluation(values, resampled, items, _types(predictions, points), calibrated)
 
 
-def differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
-    """The paired difference `second - first` of every metric that can be resampled.
+def points_of_each(predictions: Sequence[Prediction]) -> list[float | None]:
+    """Points of each prediction: of a caption its CIDEr among all of them, of an answer its accuracy.
 
-    Raises ValueError where the two were not scored on the same items.
+    None of captions where CIDEr has no figure. Captions are of one record an image, as
+    `with_all_captions` makes.
+    """
+    captions = [p for p in predictions if p.record.question is None]
+    ciders = iter(_ciders(captions))
+    return [next(ciders) if p.record.question is None else _accuracy(p) for p in predictions]
+
+
+def _ciders(captions: Sequence[Prediction]) -> Sequence[float | None]:
+    texts = {str(i): p.text for i, p in enumerate(captions)}
+    references = {str(i): p.record.texts for i, p in enumerate(captions)}
+    measured = cider_of_each(texts, references) if captions else None
+    return [None] * len(captions) if measured is None else measured.tolist()
+
+
+def mean_points(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """The mean of `points_of_each`: "CIDEr" of captions and "accuracy" of answers, of what has figures."""
+    each = points_of_each(predictions)
+    kinds = {
+        "CIDEr": [x for x, p in zip(each, predictions) if p.record.question is None],
+        "accuracy": [x for x, p in zip(each, predictions) if p.record.question is not None],
+    }
+    known = {name: [x for x in values if x is not None] for name, values in kinds.items()}
+    return {name: sum(values) / len(values) for name, values in known.items() if values}
+
+
+def differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
+    """The paired difference `second - first` of every metric that both have and that can be resampled.
+
+    There is none of one image. Raises ValueError where the two were not scored on the same items.
     """
     return {
         name: paired_difference(metric, second.resampled[name])
         for name, metric in first.resampled.items()
+        if name in second.resampled and len(metric.rows) > 1
     }
+
+
+def _accuracy(prediction: Prediction) -> float:
+    """The official VQA accuracy where several people have answered, else exact match, in points."""
+    answers = prediction.record.texts
+    if len(answers) > 1:
+        return 100 * vqa_accuracy(prediction.text, answers)
+    return 100 * answer_set_match(_plain(prediction.text), _plain(answers[0]))
 
 
 def _plain(text: str) -> str:

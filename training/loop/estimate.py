@@ -18,6 +18,7 @@ from ..recipe.models import start_model
 from ..recipe.recipe import Recipe
 from ..recipe.sources import Data, read_data, texts_of
 from .inputs import Inputs, NoImage, Pixels
+from .lengths import fit_to_decoder
 from .objectives import Likelihood
 from .optimisers import freeze, make_optimiser
 from .steps import EpochSteps, steps_of_epochs
@@ -33,6 +34,7 @@ def print_estimate(recipe: Recipe, data_folder: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
         model, tokenizer = start_model(recipe, texts_of(data.all_train), file)
+    unfit = fit_to_decoder(data, recipe, tokenizer, model.config.decoder.max_length)
     freeze(model, recipe.optimiser)
 
     preprocess = model.config.vision.preprocess
@@ -67,6 +69,8 @@ def print_estimate(recipe: Recipe, data_folder: Path) -> None:
     timed = seconds[1:] or seconds
     run_seconds = total_steps * sum(timed) / len(timed) + encoded * encode_seconds
 
+    for sentence in unfit:
+        console.print(sentence, markup=False, highlight=False)
     console.print(parameter_table(model))
     console.print(memory_table(model, optimiser, activations))
     console.print(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from vlm.model.model import IGNORE_INDEX
-from vlm.prompts import caption_prompt, question_prompt, text_ids
+from vlm.prompts import QuestionError, caption_prompt, question_prompt, text_ids
 from vlm.tokenizer import Tokenizer
 
+from ..data.records import Record
 from ..recipe.sources import Group
 from .inputs import Inputs
 
@@ -22,7 +23,10 @@ CHUNKS = 4
 
 @dataclass(frozen=True)
 class Example:
-    """One row to learn: the prompt's ids, the ids that should follow it, `end` included, and its weight."""
+    """One row to learn: the prompt's ids, the ids that should follow it, and its weight.
+
+    `text` ends in the token `end`, but where it is longer than the decoder, and its end is not there to learn.
+    """
 
     prompt: tuple[int, ...]
     text: tuple[int, ...]
@@ -66,26 +70,44 @@ class Batch:
 
 
 def examples(
-    group: Group, tokenizer: Tokenizer, generator: random.Random | None = None
+    group: Group, tokenizer: Tokenizer, max_length: int, generator: random.Random | None = None
 ) -> list[Example]:
     """The rows of one image: every caption, and every question with one of its answers.
 
     Where annotators disagree, a question's answer is drawn from theirs, so over the epochs the target is their
     distribution; without a `generator` it is the most frequent one.
     """
-    rows = []
+    pairs: list[tuple[Record, str]] = []
     for record in group.records:
         if record.question is None:
-            for text in record.texts:
-                prompt = caption_prompt(tokenizer).ids
-                ids = text_ids(tokenizer, text)
-                rows.append(Example(prompt, (*ids, tokenizer.end), record.weight))
+            pairs += [(record, text) for text in record.texts]
         else:
             answer = generator.choice(record.texts) if generator else mode(record.texts)
-            prompt = question_prompt(tokenizer, record.question).ids
-            ids = text_ids(tokenizer, answer)
-            rows.append(Example(prompt, (*ids, tokenizer.end), record.weight))
-    return rows
+            pairs.append((record, answer))
+    rows = (example(record, text, tokenizer, max_length) for record, text in pairs)
+    return [row for row in rows if row is not None]
+
+
+def example(record: Record, text: str, tokenizer: Tokenizer, max_length: int) -> Example | None:
+    """The row of one of a record's texts, for a decoder of `max_length` tokens.
+
+    None where there is nothing to learn: the question cannot be read, or the text has no word.
+    """
+    try:
+        prompt = prompt_of(record, tokenizer, max_length)
+    except QuestionError:
+        return None
+    if not (ids := text_ids(tokenizer, text)):
+        return None
+    # The decoder reads all but the last token, whose place is one more.
+    return Example(prompt, (*ids, tokenizer.end)[: max_length + 1 - len(prompt)], record.weight)
+
+
+def prompt_of(record: Record, tokenizer: Tokenizer, max_length: int) -> tuple[int, ...]:
+    """The ids that a record's texts continue. Raises QuestionError as `question_prompt` does."""
+    if record.question is None:
+        return caption_prompt(tokenizer).ids
+    return question_prompt(tokenizer, record.question, max_length).ids
 
 
 def mode(texts: Sequence[str]) -> str:
@@ -99,15 +121,14 @@ def make_batch(
     rows: Sequence[Sequence[Example]],
     inputs: Inputs,
     pad: int,
-    max_length: int,
 ) -> Batch:
     """A batch of what `inputs` loaded and each image's rows; without any image it is one blank image."""
     stacked = torch.stack(list(images) or [inputs.blank])
-    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad, max_length))
+    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad))
 
 
-def collate(rows: Sequence[Sequence[Example]], pad: int, max_length: int) -> tuple[Rows, ...]:
-    """The rows of each image as padded chunks; what is longer than `max_length` is cut.
+def collate(rows: Sequence[Sequence[Example]], pad: int) -> tuple[Rows, ...]:
+    """The rows of each image as padded chunks.
 
     Without any row there is one of nothing but padding, so that every process of a run has its part in a step.
     """
@@ -117,18 +138,17 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, max_length: int) -> tup
     flat.sort(key=lambda row: len(row[0].prompt) + len(row[0].text))
     size = -(-len(flat) // CHUNKS)
     starts = range(0, len(flat), size)
-    return tuple(_chunk(flat[start : start + size], pad, max_length) for start in starts)
+    return tuple(_chunk(flat[start : start + size], pad) for start in starts)
 
 
-def _chunk(rows: Sequence[tuple[Example, int]], pad: int, max_length: int) -> Rows:
-    length = min(max(len(e.prompt) + len(e.text) for e, _ in rows) - 1, max_length)
+def _chunk(rows: Sequence[tuple[Example, int]], pad: int) -> Rows:
+    length = max(len(e.prompt) + len(e.text) for e, _ in rows) - 1
     ids = torch.full((len(rows), length), pad)
     targets = torch.full((len(rows), length), IGNORE_INDEX)
     for row, (example, _) in enumerate(rows):
         whole = torch.tensor(example.prompt + example.text)
-        inputs, outputs = whole[:-1][:length], whole[1:].clone()
-        outputs[: len(example.prompt) - 1] = IGNORE_INDEX  # the question is given, not learnt
-        ids[row, : len(inputs)] = inputs
-        targets[row, : len(inputs)] = outputs[:length]
+        ids[row, : len(whole) - 1] = whole[:-1]
+        start = len(example.prompt) - 1  # the question is given, not learnt
+        targets[row, start : len(whole) - 1] = whole[start + 1 :]
     weights = torch.tensor([example.weight for example, _ in rows])
     return Rows(ids, targets, weights, torch.tensor([image for _, image in rows]))

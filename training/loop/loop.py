@@ -21,7 +21,9 @@ from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 
 from ..data.report import Broken
-from ..evaluation.samples import answers
+from ..evaluation.metrics.captions import CIDER_NEEDS
+from ..evaluation.samples import samples
+from ..evaluation.scoring import mean_points
 from ..recipe.recipe import Recipe
 from ..recipe.sources import Data
 from .checkpoints import RunFolder, TrainingError
@@ -31,7 +33,7 @@ from .monitor import Monitor
 from .objectives import Likelihood, SelfCritic
 from .optimisers import freeze, make_optimiser, make_schedule
 from .steps import EpochSteps, steps_of_epochs
-from .validation import Dev, caption_references, score
+from .validation import Dev, one_caption_and_questions
 
 SAMPLES = 6  # dev images whose word maps TensorBoard shows
 MAX_SKIPPED = 20  # bad steps in a row after which skipping is hopeless
@@ -217,10 +219,13 @@ def make_critic(recipe: Recipe, tokenizer: Tokenizer, data: Data) -> SelfCritic 
     """What turns captions into rewarded samples, where the recipe's objective is self-critical."""
     if recipe.objective != "scst":
         return None
-    references = {group.image.key: caption_references(group) for group in data.all_train}
-    return SelfCritic(
-        tokenizer, {k: texts for k, texts in references.items() if texts}, recipe.scst
-    )
+    references = {
+        record.image.key: record.texts
+        for group in data.all_train
+        for record in one_caption_and_questions(group)
+        if record.question is None
+    }
+    return SelfCritic(tokenizer, references, recipe.scst)
 
 
 def backward(objective: nn.Module, batches: list[Batch], accelerator: Accelerator) -> float:
@@ -289,9 +294,13 @@ def validate(
     """Score the averaged weights on dev, and keep them if they are the best so far; NaN is never better."""
     model, options, progress = run.averaged.module, recipe.validation, run.progress
     scores: dict[str, float] = {}
+    missing: dict[str, str] = {}
     if dev.groups:
         scores["loss"] = dev.loss(model, run.accelerator)
-        scores |= score(dev.predict(model, run.accelerator, options.images))
+        written = dev.predict(model, run.accelerator, options.images)
+        scores |= mean_points(written)
+        if "CIDEr" not in scores and any(p.record.question is None for p in written):
+            missing["CIDEr"] = CIDER_NEEDS
     if options.metric == "last":
         better = True
     else:
@@ -301,17 +310,18 @@ def validate(
             progress.best = value
         progress.since_best = 0 if better else progress.since_best + 1
         if math.isnan(value):
+            why = "either no dev image could be read, or the weights are spoilt"
             monitor.say(
-                f"epoch {progress.epoch}: dev {options.metric} is not a number, so this model is not kept; either "
-                "no dev image could be read, or the weights are spoilt"
+                f"epoch {progress.epoch}: dev {options.metric} is not a number, so this model is not kept; "
+                + missing.get(options.metric, why)
             )
     if run.accelerator.is_main_process:
         if better:
             folder.publish(model, tokenizer)
         if not recipe.blind:
-            shown = answers(Captioner(model, tokenizer), dev.groups[:SAMPLES])
+            shown = samples(Captioner(model, tokenizer), dev.groups[:SAMPLES])
             monitor.samples(progress.step, [answer.overlay() for _, answer in shown])
-    monitor.validation(progress.step, progress.epoch, scores, better)
+    monitor.validation(progress.step, progress.epoch, scores, missing, better)
 
 
 def save(run: Run, folder: RunFolder, recipe: Recipe) -> None:

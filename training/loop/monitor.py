@@ -88,14 +88,22 @@ class Monitor:
             )
             self.console.print(line, markup=False, highlight=False)
 
-    def validation(self, step: int, epoch: int, scores: Mapping[str, float], better: bool) -> None:
-        """Note the scores on dev after an epoch."""
+    def validation(
+        self,
+        step: int,
+        epoch: int,
+        scores: Mapping[str, float],
+        missing: Mapping[str, str],
+        better: bool,
+    ) -> None:
+        """Note the scores on dev after an epoch, and in words why a score is `missing`."""
         if not self.active:
             return
         self._write({"step": step, "epoch": epoch, "dev": dict(scores)})
         for name, value in scores.items():
             self.tensorboard.add_scalar(f"dev/{name}", value, step)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        figures = [f"{name} {value:.4g}" for name, value in scores.items()]
+        told = ", ".join(figures + [f"{name} {reason}" for name, reason in missing.items()])
         self.say(f"epoch {epoch}, step {step}: dev {told}{' (best so far)' if better else ''}")
 
     def samples(self, step: int, sheets: Sequence[Image.Image]) -> None:

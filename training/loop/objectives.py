@@ -124,7 +124,7 @@ class SelfCritic:
         rows: list[list[Example]] = [[] for _ in batch.keys]
         for image, texts, weights in zip(images, samples, (rewards - baseline).tolist()):
             rows[image] = [Example(prompt, text, weight) for text, weight in zip(texts, weights)]
-        sampled = tuple(c.to(device) for c in collate(rows, self.tokenizer.pad, limit))
+        sampled = tuple(c.to(device) for c in collate(rows, self.tokenizer.pad))
         asked = tuple(chunk for chunk in map(self._asked, batch.chunks) if len(chunk.ids))
         return replace(batch, chunks=sampled + asked), rewards.flatten().tolist()
 

@@ -1,7 +1,4 @@
-"""One self-contained `report.html` of a run: curves, scores, examples with word maps, recipe and log.
-
-`python -m training.loop.run_report RUN --data DIR` writes it from what a run has left, e.g. one that was killed.
-"""
+"""One self-contained `report.html` of a run: curves, scores, examples with word maps, recipe and log."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ import random
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -21,12 +17,12 @@ from vlm.answers import Answer
 from vlm.captioner import Captioner
 from vlm.weights.store import load_checkpoint
 
-from ..data.records import DataError
-from ..evaluation.samples import answers
-from ..recipe.recipe import RecipeError, load_recipe
-from ..recipe.sources import Group, read_data
+from ..data.records import Record
+from ..evaluation.predict import Prediction
+from ..evaluation.samples import samples
+from ..evaluation.scoring import points_of_each
+from ..recipe.sources import Group
 from .monitor import read_metrics
-from .validation import Prediction, score_each
 
 JUDGED = 100  # dev images that the examples are chosen from
 SHOWN = 4  # examples of each kind
@@ -98,7 +94,7 @@ def score_table(metrics: Sequence[dict[str, Any]]) -> str:
         [
             str(m["epoch"]),
             str(m["step"]),
-            *(f"{m['dev'].get(name, float('nan')):.4g}" for name in names),
+            *(f"{m['dev'][name]:.4g}" if name in m["dev"] else "" for name in names),
         ]
         for m in dev
     ]
@@ -111,29 +107,30 @@ def examples(folder: Path, dev: Sequence[Group]) -> dict[str, str]:
     if not (folder / "model" / "model.safetensors").exists() or not dev:
         return {}
     judged = random.Random(0).sample(list(dev), min(JUDGED, len(dev)))
-    written = list(answers(Captioner(*load_checkpoint(folder / "model")), judged))
-    points = score_each([Prediction(g, g.records[0], a.text) for g, a in written])
-    ranked = sorted(zip(points, written), key=lambda pair: pair[0])
+    written = list(samples(Captioner(*load_checkpoint(folder / "model")), judged))
+    points = points_of_each([Prediction(r, a.text, a.confidence) for r, a in written])
+    ranked = sorted(zip(points, written), key=lambda pair: -1 if pair[0] is None else pair[0])
     kinds = {
         "Best examples": ranked[::-1][:SHOWN],
         "Worst examples": ranked[:SHOWN],
         "Random examples": random.Random(1).sample(ranked, min(SHOWN, len(ranked))),
     }
     return {
-        title: "\n".join(_example(group, answer, score) for score, (group, answer) in chosen)
+        title: "\n".join(_example(record, answer, score) for score, (record, answer) in chosen)
         for title, chosen in kinds.items()
     }
 
 
-def _example(group: Group, answer: Answer, points: float) -> str:
+def _example(record: Record, answer: Answer, points: float | None) -> str:
     sheet = answer.overlay()
     sheet.thumbnail((SHEET_WIDTH, 10 * SHEET_WIDTH), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     sheet.save(file, format="JPEG", quality=85)
     asked = "" if answer.question is None else f"{escape(answer.question)} "
-    people = "; ".join(dict.fromkeys(group.records[0].texts))
+    judged = "" if points is None else f" ({points:.0f} points)"
+    people = "; ".join(dict.fromkeys(record.texts))
     return (
-        f"<figure><figcaption>{asked}<b>{escape(answer.text)}</b> ({points:.0f} points)<br>"
+        f"<figure><figcaption>{asked}<b>{escape(answer.text)}</b>{judged}<br>"
         f"people: {escape(people)}</figcaption>{_picture(file.getvalue(), 'jpeg')}</figure>"
     )
 
@@ -148,28 +145,3 @@ def preformatted(path: Path) -> str:
         return "<p>There is none.</p>"
     lines = path.read_text(encoding="utf-8").splitlines()[-LOG_LINES:]
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
-
-
-def main(
-    folder: Annotated[Path, typer.Argument(help="the run's folder")],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="what {data} in its recipe stands for  [default: no examples]"),
-    ] = None,
-) -> None:
-    """Write report.html from what a run has left so far."""
-    try:
-        if not folder.is_dir():
-            raise DataError(f"there is no folder {folder}")
-        dev: list[Group] = []
-        if data is not None and not (recipe := load_recipe(folder / "recipe.yaml")).blind:
-            dev = read_data(recipe, data).all_dev
-    except (DataError, RecipeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    write_report(folder, dev)
-    print(folder / "report.html")
-
-
-if __name__ == "__main__":
-    typer.run(main)

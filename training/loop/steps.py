@@ -74,7 +74,7 @@ class EpochSteps(Dataset[Part]):
             source, index = self.order[place]
             group = self.sources[source][index]
             generator = random.Random(f"{self.recipe.seed}/{self.epoch}/{place}")
-            drawn = examples(group, self.tokenizer, generator)
+            drawn = examples(group, self.tokenizer, self.max_length, generator)
             load = partial(self.inputs.load, generator=generator)
             image = attempt(load, group, group.image)
             if isinstance(image, Broken):
@@ -83,7 +83,7 @@ class EpochSteps(Dataset[Part]):
             keys.append(group.image.key)
             images.append(image)
             rows.append(drawn)
-        return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad, self.max_length)
+        return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad)
 
 
 def steps_of_epochs(sources: Sequence[Sequence[Group]], recipe: Recipe) -> list[int]:

@@ -1,39 +1,30 @@
-"""How good the model is on dev images: its loss, and the scores of the words it writes."""
+"""Dev images as the loop sees them: the model's loss, and the words it writes."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
+from vlm.captioner import Captioner
 from vlm.generate import generate
 from vlm.model.model import VisionLanguageModel
 from vlm.options import Options
-from vlm.prompts import caption_prompt, clean_text, question_prompt
 from vlm.tokenizer import Tokenizer
 
 from ..data.mixing import attempt
 from ..data.records import Record
 from ..data.report import Broken
+from ..evaluation.predict import Prediction, question_problem, with_all_captions
 from ..recipe.sources import Group
 from .examples import Batch, examples, make_batch
 from .inputs import Inputs
 from .objectives import Likelihood, encode
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model wrote for a dev image, or answered to the question of `record`."""
-
-    group: Group
-    record: Record
-    text: str
 
 
 class Dev:
@@ -74,12 +65,16 @@ class Dev:
     def predict(
         self, model: VisionLanguageModel, accelerator: Accelerator, images: int
     ) -> list[Prediction]:
-        """Greedy captions and answers for the first `images` images, on every process."""
+        """Greedy captions and answers for the first `images` images, on every process.
+
+        A question that the model cannot read is answered with no words.
+        """
+        captioner = Captioner(model, self.tokenizer)
         predictions: list[Prediction] = []
         with torch.inference_mode():
             for groups, batch in self._batches(self.groups[:images], accelerator):
                 with accelerator.autocast():
-                    predictions += self._predict(model, groups, batch.to(accelerator.device))
+                    predictions += _predict(captioner, groups, batch.to(accelerator.device))
         return gather_object(predictions)
 
     def _batches(
@@ -88,32 +83,28 @@ class Dev:
         mine = groups[accelerator.process_index :: accelerator.num_processes]
         return iter(DataLoader(_Batches(self, mine), batch_size=None, num_workers=self.workers))
 
-    def _predict(
-        self, model: VisionLanguageModel, groups: list[Group], batch: Batch
-    ) -> list[Prediction]:
-        asked = [
-            (image, group, record)
-            for image, group in enumerate(groups)
-            for record in _first_caption_and_questions(group)
-        ]
-        prompts = [
-            caption_prompt(self.tokenizer).ids
-            if record.question is None
-            else question_prompt(self.tokenizer, record.question).ids
-            for _, _, record in asked
-        ]
-        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < self.max_length]
-        asked, prompts = [asked[i] for i in fitting], [prompts[i] for i in fitting]
-        if not prompts:
-            return []
-        rows = torch.tensor([image for image, _, _ in asked], device=model.device)
-        projected = model.decoder.project(encode(model, batch)).select(rows)
-        end, pad = self.tokenizer.end, self.tokenizer.pad
-        written = generate(model.decoder, projected, prompts, end, pad, Options())
-        return [
-            Prediction(group, record, self.tokenizer.decode(best.ids))
-            for (_, group, record), (best, *_) in zip(asked, written)
-        ]
+
+def _predict(captioner: Captioner, groups: list[Group], batch: Batch) -> list[Prediction]:
+    asked: list[tuple[int, Record]] = []
+    unread: list[Prediction] = []
+    for image, group in enumerate(groups):
+        for record in one_caption_and_questions(group):
+            if problem := question_problem(captioner, record):
+                unread.append(Prediction(record, "", 0.0, problem))
+            else:
+                asked.append((image, record))
+    if not asked:
+        return unread
+    model, tokenizer = captioner.model, captioner.tokenizer
+    prompts = [captioner.prompt(record.question).ids for _, record in asked]
+    rows = torch.tensor([image for image, _ in asked], device=model.device)
+    projected = model.decoder.project(encode(model, batch)).select(rows)
+    end, pad = tokenizer.end, tokenizer.pad
+    written = generate(model.decoder, projected, prompts, end, pad, Options())
+    return unread + [
+        Prediction(record, tokenizer.decode(best.ids), math.exp(sum(best.logprobs)))
+        for (_, record), (best, *_) in zip(asked, written)
+    ]
 
 
 class _Batches(Dataset[tuple[list[Group], Batch]]):
@@ -132,56 +123,12 @@ class _Batches(Dataset[tuple[list[Group], Batch]]):
             if not isinstance(image, Broken):
                 groups.append(group)
                 images.append(image)
-        rows = [examples(group, dev.tokenizer) for group in groups]
+        rows = [examples(group, dev.tokenizer, dev.max_length) for group in groups]
         keys = [group.image.key for group in groups]
-        pad, max_length = dev.tokenizer.pad, dev.max_length
-        return groups, make_batch(keys, images, rows, dev.inputs, pad, max_length)
+        return groups, make_batch(keys, images, rows, dev.inputs, dev.tokenizer.pad)
 
 
-def _first_caption_and_questions(group: Group) -> Iterator[Record]:
-    """What to write about an image: one caption, whatever the number of references, and each answer."""
+def one_caption_and_questions(group: Group) -> list[Record]:
+    """What to write about an image: one caption, whose references are all captions, and each answer."""
     captions = [record for record in group.records if record.question is None]
-    yield from captions[:1]
-    yield from (record for record in group.records if record.question is not None)
-
-
-def score(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """CIDEr of captions, and accuracy of answers, in points, where there are any."""
-    points = score_each(predictions)
-    kinds = {
-        "CIDEr": [x for x, p in zip(points, predictions) if p.record.question is None],
-        "accuracy": [x for x, p in zip(points, predictions) if p.record.question is not None],
-    }
-    return {name: sum(values) / len(values) for name, values in kinds.items() if values}
-
-
-def score_each(predictions: Sequence[Prediction]) -> list[float]:
-    """Points of each prediction: CIDEr of a caption among all of them (0 for a single one), accuracy of an answer.
-
-    Accuracy is the VQA accuracy where several people have answered, else exact match.
-    """
-    from ..evaluation.metrics.captions import score_captions
-    from ..evaluation.metrics.vqa import answer_set_match, vqa_accuracy
-
-    captions = {p.group.image.key: p for p in predictions if p.record.question is None}
-    ciders = dict.fromkeys(captions, 0.0)
-    if len(captions) > 1:
-        texts = {key: p.text for key, p in captions.items()}
-        references = {key: caption_references(p.group) for key, p in captions.items()}
-        scores = score_captions(texts, references)
-        ciders = dict(zip(scores.image_ids, scores.per_image["CIDEr"].tolist()))
-
-    def points(p: Prediction) -> float:
-        if p.record.question is None:
-            return ciders[p.group.image.key]
-        if len(p.record.texts) > 1:
-            return 100 * vqa_accuracy(p.text, p.record.texts)
-        [answer] = p.record.texts
-        return 100 * answer_set_match(clean_text(p.text).lower(), clean_text(answer).lower())
-
-    return [points(p) for p in predictions]
-
-
-def caption_references(group: Group) -> list[str]:
-    """All captions of an image."""
-    return [text for record in group.records if record.question is None for text in record.texts]
+    return with_all_captions(captions) + [r for r in group.records if r.question is not None]

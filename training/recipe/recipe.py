@@ -185,10 +185,8 @@ class Validation:
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)
-        generated = self.metric in ("CIDEr", "accuracy")
-        _check(
-            self.images > 0 or not generated, "images", f"positive for {self.metric}", self.images
-        )
+        least = {"CIDEr": 2, "accuracy": 1}.get(self.metric, 0)
+        _check(self.images >= least, "images", f"at least {least} for {self.metric}", self.images)
         _check(self.patience == 0 or self.metric != "last", "patience", "0 for last", self.patience)
 
 

@@ -90,8 +90,7 @@ def read_data(recipe: Recipe, folder: Path) -> Data:
     for groups in data.dev:  # one source's dev image may be another's to learn from
         groups[:] = [group for group in groups if group.image.key not in learnt]
     _check_validation(recipe.validation.metric, data.all_dev)
-    captioned = sum(any(r.question is None for r in g.records) for g in data.all_train)
-    if recipe.objective == "scst" and captioned < 2:
+    if recipe.objective == "scst" and _captioned(data.all_train) < 2:
         raise RecipeError("objective scst needs captions of two training images or more")
     return data
 
@@ -103,11 +102,15 @@ def _check_validation(metric: str, dev: Sequence[Group]) -> None:
             f"validation.metric {metric} needs dev images and no source has any; give one a dev_share, or set "
             "validation.metric=last"
         )
-    asked = [record.question is not None for group in dev for record in group.records]
-    if metric == "accuracy" and not any(asked):
+    if metric == "accuracy" and all(r.question is None for group in dev for r in group.records):
         raise RecipeError("validation.metric accuracy needs questions among the dev images")
-    if metric == "CIDEr" and len(asked) - sum(asked) < 2:
+    if metric == "CIDEr" and _captioned(dev) < 2:
         raise RecipeError("validation.metric CIDEr needs captions of two dev images or more")
+
+
+def _captioned(groups: Sequence[Group]) -> int:
+    """How many of the images have captions."""
+    return sum(any(r.question is None for r in group.records) for group in groups)
 
 
 def _read(source: Source, folder: Path, split: str, report: Report) -> Iterator[Record]:

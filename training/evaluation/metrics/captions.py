@@ -21,6 +21,9 @@ from pycocoevalcap.rouge.rouge import Rouge
 from .statistics import Metric
 from .tokenize import ptb_tokenize
 
+# CIDEr weighs a word by the images whose references hold it: what all of them hold weighs nothing.
+CIDER_NEEDS = "needs two images that differ in their captions"
+
 
 @dataclass(frozen=True)
 class CaptionScores:
@@ -30,12 +33,14 @@ class CaptionScores:
     in per cent. ``metrics`` holds those that can be resampled for an interval: a resample repeats
     captions, which alone lowers "distinct-n", and METEOR runs outside Python, so these two are not
     among them. ``per_image`` holds "CIDEr", "ROUGE-L" and "BLEU-4" of each image, ``(N,)``.
+    ``missing`` says why a score has no figure; it then is in none of the others.
     """
 
     image_ids: list[str]
     values: dict[str, float]
     metrics: dict[str, Metric]
     per_image: dict[str, np.ndarray]
+    missing: dict[str, str]
 
 
 def score_captions(
@@ -50,15 +55,10 @@ def score_captions(
     Raises ``ValueError`` unless both hold the same images and each image has references, and
     ``RuntimeError`` where METEOR is asked for on a machine without Java.
     """
-    _check(candidates, references)
-    words = {image: ptb_tokenize(caption) for image, caption in candidates.items()}
-    # pycocoevalcap wants one list of space-separated strings an image.
-    hypotheses = {image: [" ".join(words[image])] for image in candidates}
-    targets = {
-        image: [" ".join(ptb_tokenize(t)) for t in references[image]] for image in candidates
-    }
+    hypotheses, targets = _tokenised(candidates, references)
     if not any(text for texts in targets.values() for text in texts):
         raise ValueError("The references hold no words to score against.")
+    words = {image: text.split(" ") if text else [] for image, [text] in hypotheses.items()}
 
     bleu = BleuScorer(n=4)
     for image in candidates:
@@ -66,24 +66,61 @@ def score_captions(
     _, bleu_per_image = bleu.compute_score(option="closest", verbose=0)
     bleu_counts = np.array([_bleu_counts(sentence) for sentence in bleu.ctest])  # (N, 10)
     _, rouge_per_image = Rouge().compute_score(targets, hypotheses)
-    _, cider_per_image = Cider().compute_score(targets, hypotheses)
+    ciders = _cider(targets, hypotheses)
 
     per_image = {
-        "CIDEr": 100 * cider_per_image,
         "ROUGE-L": 100 * rouge_per_image,
         "BLEU-4": 100 * np.array(bleu_per_image[3]),
     }
     metrics = {
         **{f"BLEU-{n}": Metric(bleu_counts, partial(_corpus_bleu, n=n)) for n in range(1, 5)},
         "ROUGE-L": Metric(per_image["ROUGE-L"]),
-        "CIDEr": Metric(per_image["CIDEr"]),
-        "length": Metric(np.array([len(caption) for caption in words.values()])),
     }
+    if ciders is not None:
+        per_image["CIDEr"] = ciders
+        metrics["CIDEr"] = Metric(ciders)
+    metrics["length"] = Metric(np.array([len(caption) for caption in words.values()]))
     values = {name: metric.value for name, metric in metrics.items()}
     values |= {f"distinct-{n}": _distinct(words.values(), n) for n in (1, 2)}
     if meteor:
         values["METEOR"] = 100 * _meteor(targets, hypotheses)
-    return CaptionScores(list(candidates), values, metrics, per_image)
+    missing = {"CIDEr": CIDER_NEEDS} if ciders is None else {}
+    return CaptionScores(list(candidates), values, metrics, per_image, missing)
+
+
+def cider_of_each(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> np.ndarray | None:
+    """CIDEr-D of each image in points, ``(N,)``, or None where it has no figure; see `CIDER_NEEDS`.
+
+    Raises ``ValueError`` unless both hold the same images and each image has references.
+    """
+    hypotheses, targets = _tokenised(candidates, references)
+    return _cider(targets, hypotheses)
+
+
+Texts = dict[
+    str, list[str]
+]  # one list of space-separated words an image, as pycocoevalcap wants it
+
+
+def _tokenised(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> tuple[Texts, Texts]:
+    """The words of captions and references, checked."""
+    _check(candidates, references)
+    hypotheses = {image: [" ".join(ptb_tokenize(text))] for image, text in candidates.items()}
+    targets = {
+        image: [" ".join(ptb_tokenize(t)) for t in references[image]] for image in candidates
+    }
+    return hypotheses, targets
+
+
+def _cider(targets: Texts, hypotheses: Texts) -> np.ndarray | None:
+    if len({frozenset(texts) for texts in targets.values()}) < 2:
+        return None
+    _, per_image = Cider().compute_score(targets, hypotheses)
+    return 100 * per_image
 
 
 def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
@@ -129,7 +166,7 @@ def _distinct(captions: Iterable[Sequence[str]], n: int) -> float:
     return 100 * len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def _meteor(targets: dict[str, list[str]], hypotheses: dict[str, list[str]]) -> float:
+def _meteor(targets: Texts, hypotheses: Texts) -> float:
     if shutil.which("java") is None:
         raise RuntimeError("METEOR needs Java: install a Java runtime, or score without METEOR.")
     score, _ = Meteor().compute_score(targets, hypotheses)

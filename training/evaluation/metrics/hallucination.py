@@ -1,60 +1,79 @@
-"""How often captions name objects that are not in the picture (CHAIR; Rohrbach et al., 2018)."""
+"""How often captions name objects that are not in the picture (CHAIR; Rohrbach et al., EMNLP 2018)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from .statistics import Metric
 from .tokenize import ptb_tokenize
+
+DEFINITIONS = {
+    "CHAIR-s": "% of the captions that name an object which no reference of their image names",
+    "CHAIR-i": "% of the objects named, repeats included, which no reference of their image names",
+}
+
+Names = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Hallucination:
-    """``chair_i``: objects named in vain among all objects named; ``chair_s``: captions that name
-    one in vain among all captions; both in per cent. ``invented`` lists them image by image.
-    """
+    """What each caption names, repeats included, and what of it no reference does; captions in their order."""
 
-    chair_i: float
-    chair_s: float
-    invented: dict[str, list[str]]
+    named: list[list[str]]
+    invented: list[list[str]]
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """`DEFINITIONS`' rates in per cent; CHAIR-i only where any object is named."""
+        counts = np.array([[len(x), len(n)] for x, n in zip(self.invented, self.named)])  # (N, 2)
+        metrics = {"CHAIR-s": Metric(100.0 * (counts[:, 0] > 0))}
+        if counts[:, 1].any():
+            metrics["CHAIR-i"] = Metric(counts, _rate)
+        return metrics
 
 
 def hallucination(
-    captions: Mapping[str, str],
-    objects: Mapping[str, Collection[str]],
-    synonyms: Mapping[str, str],
+    captions: Sequence[str], references: Sequence[Sequence[str]], names: Names
 ) -> Hallucination:
-    """Compare the objects that captions name with lists of what each image shows.
+    """Compare the objects that captions name with those that their images' references name.
 
-    ``objects`` maps an image to its object names. ``synonyms`` maps a word or phrase to the object
-    it names, each object itself included: ``{"puppy": "dog", "dog": "dog", "hot dog": "hot dog"}``.
-    Only what stands in this table counts as an object. The longest phrase wins, so "hot dog" names
-    no dog, and regular plurals are found by themselves. Raises ``KeyError`` for a caption of an
-    image without an object list.
+    `names` maps a word or phrase to the objects that it may name, as `objects.OBJECT_NAMES` does; an object that is
+    not in this table is none. What may name several objects is true where a reference has any of them. The longest
+    phrase wins, so "hot dog" names no dog, and regular plurals are found by themselves. People leave out what they
+    take for granted, so the rates are above what detectors or drawn outlines of the objects would give, and the more
+    so the fewer references an image has: compare models on the same images only.
     """
-    named = 0
-    invented: dict[str, list[str]] = {}
-    for image, caption in captions.items():
-        mentions = list(_mentions(ptb_tokenize(caption), synonyms))
-        named += len(mentions)
-        invented[image] = [name for name in mentions if name not in objects[image]]
-    in_vain = sum(len(names) for names in invented.values())
-    return Hallucination(
-        chair_i=100 * in_vain / named if named else 0.0,
-        chair_s=100 * sum(bool(names) for names in invented.values()) / max(1, len(captions)),
-        invented=invented,
-    )
+    named = [list(_mentions(ptb_tokenize(caption), names)) for caption in captions]
+    shown = [
+        {
+            name
+            for text in texts
+            for phrase in _mentions(ptb_tokenize(text), names)
+            for name in names[phrase]
+        }
+        for texts in references
+    ]
+    invented = [
+        [phrase for phrase in phrases if objects.isdisjoint(names[phrase])]
+        for phrases, objects in zip(named, shown, strict=True)
+    ]
+    return Hallucination(named, invented)
 
 
-def _mentions(words: list[str], synonyms: Mapping[str, str]) -> Iterator[str]:
-    longest = max((len(phrase.split()) for phrase in synonyms), default=0)
+def _mentions(words: list[str], names: Names) -> Iterator[str]:
+    """The words and phrases of a text that name an object, as they stand in `names`."""
+    longest = max((len(phrase.split()) for phrase in names), default=0)
     start = 0
     while start < len(words):
         for length in range(longest, 0, -1):
             phrase = " ".join(words[start : start + length])
-            singular = next((form for form in _singulars(phrase) if form in synonyms), None)
-            if singular is not None:
-                yield synonyms[singular]
+            known = next((form for form in _singulars(phrase) if form in names), None)
+            if known is not None:
+                if names[known]:
+                    yield known
                 start += length - 1
                 break
         start += 1
@@ -68,3 +87,8 @@ def _singulars(phrase: str) -> Iterator[str]:
         yield phrase[:-2]
     if phrase.endswith("s"):
         yield phrase[:-1]
+
+
+def _rate(counts: np.ndarray) -> float:
+    invented, named = counts.sum(axis=0)
+    return float(100 * invented / named) if named else 0.0
