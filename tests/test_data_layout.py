@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.layout import held_out, pick_split
+from training.data.layout import find_file, held_out, pick_split, split_file
 from training.data.records import DataError
 
 
@@ -29,3 +29,18 @@ def test_pick_split_knows_the_names_of_dev():
         pick_split("dev", ["train"], "here")
     with pytest.raises(DataError, match="it has none"):
         pick_split("dev", [], "here")
+
+
+def test_of_several_files_of_a_kind_none_is_chosen_in_silence(tmp_path):
+    for name in (
+        "dataset_coco.json",
+        "dataset_flickr8k.json",
+        "a_train2014.json",
+        "a_train2017.json",
+    ):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"dataset_coco.json, dataset_flickr8k.json; name the one"):
+        find_file(tmp_path, ["dataset_*.json"])
+    with pytest.raises(DataError, match=r"a_train2014.json, a_train2017.json; name the one"):
+        split_file(tmp_path, [], r"a_([a-z]+)\d+\.json", "train")
+    assert find_file(tmp_path / "dataset_coco.json", []) == tmp_path / "dataset_coco.json"

@@ -99,6 +99,12 @@ def test_unknown_format_names_the_known_ones():
 def test_unrecognised_and_missing_folders_are_errors(tmp_path):
     with pytest.raises(DataError, match="is not recognised; name the format"):
         read(tmp_path)
+    with pytest.raises(
+        DataError, match=r"not recognised; name the file to read: .*_train.json \(blip"
+    ):
+        read(FIXTURES / "blip")
+    with pytest.raises(DataError, match="There is no file or folder aaa"):
+        read("a" * 5000)
     for format in (None, "coco"):
         with pytest.raises(DataError, match="There is no file or folder"):
             list(read(tmp_path / "missing", format))

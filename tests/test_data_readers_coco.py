@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,19 @@ def test_okvqa_gives_an_answer_as_often_as_its_score_asks() -> None:
     assert first.image.path.endswith("train2014/COCO_train2014_000000000009.jpg")
     assert second.image.path.endswith("val2014/COCO_val2014_000000000073.jpg")
     assert (first.id, second.id) == ("95", "735")
+
+
+def test_the_official_files_of_okvqa_are_those_of_vqa(tmp_path: Path) -> None:
+    for name in ("OpenEnded_mscoco_train2014_questions.json", "mscoco_train2014_annotations.json"):
+        text = (FIXTURES / "vqa_v2" / f"v2_{name}").read_text()
+        text = re.sub(r'"question_type": "[^"]*"', '"question_type": "eight"', text)
+        (tmp_path / name).write_text(text)
+    images = FIXTURES / "vqa_v2" / "images"
+    records = list(read(tmp_path, "okvqa", "train", images))
+    assert {(r.source, r.kind, len(r.texts)) for r in records} == {
+        ("okvqa", "plants and animals", 10)
+    }
+    assert [r.texts for r in records] == [r.texts for r in read(tmp_path, None, "train", images)]
 
 
 def test_aokvqa_has_ten_answers_and_none_for_test() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from training.data.readers import read
 from training.data.records import DataError
+from training.data.report import Report
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PICTURES = [str(FIXTURES / "kohya" / "5_square" / f"{i}.png") for i in range(2)]
@@ -57,3 +58,43 @@ def test_parquet_files_of_a_hub_repository(tmp_path, streaming):
 def test_a_name_that_cannot_be_loaded_is_one_error():
     with pytest.raises(DataError, match="The dataset nobody/nothing cannot be loaded"):
         list(read("nobody/nothing", "datasets"))
+
+
+def test_what_a_folder_lacks_is_told_in_words_of_the_data(tmp_path):
+    for name, file, text, said in (
+        (
+            "rows",
+            "train.csv",
+            "file_name,text\na.png,b\nc.png,d,e\n",
+            "Expected 2 fields in line 3",
+        ),
+        ("saved", "dataset_dict.json", "{}", "its description is damaged"),
+        ("packed", "train.parquet", "PAR1", "[Pp]arquet"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+        with pytest.raises(DataError, match=rf"{name} cannot be loaded: .*{said}"):
+            list(read(tmp_path / name, "datasets"))
+
+
+def test_missing_cells_cost_their_row_and_a_missing_id_nothing(tmp_path):
+    columns = {
+        "image": ["a.png", None, "c.png", "d.png"],
+        "text": ["a", "b", None, "d"],
+        "id": [1.0, 2.0, 3.0, float("nan")],
+    }
+    folder = tmp_path / "data"
+    folder.mkdir()
+    datasets.Dataset.from_dict(columns).to_parquet(folder / "train.parquet")
+    report = Report(limit=0.5)
+    records = list(read(folder, "datasets", report=report))
+    assert [(record.texts, record.id) for record in records] == [(("a",), "1"), (("d",), "3")]
+    assert [broken.reason for broken in report.broken] == [
+        "its 'image' is null, not the name of a file",
+        "the caption is missing",
+    ]
+    for columns in ("text", {"text": 3}, {"text": None}):
+        with pytest.raises(
+            DataError, match="columns must map image, text, question or id to names"
+        ):
+            list(read(folder, "datasets", columns=columns))

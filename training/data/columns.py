@@ -39,7 +39,11 @@ def find_columns(
     Raises DataError for an unknown key, a missing column, and when no text column is found.
     """
     names = list(available)
-    given = dict(given or {})
+    given = {} if given is None else given
+    if not isinstance(given, Mapping) or not all(map(_names_columns, given.values())):
+        raise DataError(
+            f"columns must map image, text, question or id to names of columns, not be {given!r}."
+        )
     listed = printable(", ".join(names))
     if unknown := set(given) - {"image", "text", "question", "id"}:
         raise DataError(
@@ -71,6 +75,11 @@ def find_columns(
     return Columns(image, tuple(texts), question, column("id", ID_NAMES))
 
 
+def _names_columns(value: Any) -> bool:
+    names = [value] if isinstance(value, str) else value
+    return isinstance(names, Sequence) and all(isinstance(name, str) for name in names)
+
+
 def row_record(
     row: Mapping[str, Any], columns: Columns, image: ImageRef, fallback_id: str, source: str
 ) -> Record:
@@ -86,10 +95,15 @@ def row_record(
         texts=tuple(texts),
         question=None if columns.question is None else question_of(row, columns.question),
         boxes=_boxes(optional(row, "objects")),
-        id=identity(row, columns.id) if columns.id and columns.id in row else fallback_id,
+        id=fallback_id if _is_missing(row, columns.id) else identity(row, str(columns.id)),
         source=source,
         kind=label(row, "answer_type"),
     )
+
+
+def _is_missing(row: Mapping[str, Any], column: str | None) -> bool:
+    value = None if column is None else row.get(column)
+    return value is None or value == "" or value != value  # NaN differs from itself
 
 
 def _texts(cell: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from vlm.images import EXTENSIONS
 
 from .layout import DEV_NAMES
 from .records import DataError
+from .text_files import decode_text
 
 # Names that give a format away. A folder may hold several of these datasets.
 TELLING_FILES = {
@@ -65,7 +67,7 @@ def detect_format(path: str | Path) -> str:
     path = Path(path)
     if str(path) in ("easy_vqa", "easy-vqa"):
         return "easy_vqa"
-    if not path.exists():
+    if not os.path.exists(path):  # which is also said of what no file can be called
         raise DataError(f"There is no file or folder {path}; a hub's name needs format datasets.")
     if path.is_file():
         found = [f for f, globs in TELLING_FILES.items() if any(map(path.match, globs))]
@@ -83,7 +85,11 @@ def detect_format(path: str | Path) -> str:
     images = (file for file in path.rglob("[!.]*") if file.suffix.lower() in EXTENSIONS)
     if any(image.with_suffix(".txt").is_file() for image in images):
         return "kohya"
-    raise DataError(f"The format of {path} is not recognised; name the format.")
+    files = [*path.glob("*.json"), *path.glob("*.jsonl")]
+    told = [(file.name, format) for file in sorted(files)[:20] if (format := _by_keys(file))]
+    listed = ", ".join(f"{name} ({format})" for name, format in told)
+    hint = f"name the file to read: {listed}" if listed else "name the format"
+    raise DataError(f"The format of {path} is not recognised; {hint}.")
 
 
 def _named(folder: Path, telling: dict[str, tuple[str, ...]]) -> dict[str, Path]:
@@ -117,8 +123,11 @@ def _by_split(folder: Path) -> Iterator[Path]:
 def _by_keys(file: Path) -> str | None:
     if file.suffix not in (".json", ".jsonl"):
         return None
-    with file.open(encoding="utf-8", errors="replace") as opened:
-        start = opened.read(1 << 16)
+    try:
+        with file.open("rb") as opened:
+            start = decode_text(opened.read(1 << 16))
+    except OSError:  # to be said by the reader, where its format is named
+        return None
     for format, keys in TELLING_KEYS:
         if all(f'"{key}"' in start for key in keys):
             return format

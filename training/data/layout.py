@@ -14,7 +14,10 @@ SPLIT_NAMES = ("train", *DEV_NAMES, "test")
 
 
 def find_file(path: str | Path, names: Sequence[str]) -> Path:
-    """Return `path` if it is a file, else the first file that matches one of the globs `names`."""
+    """Return `path` if it is a file, else the one file that matches the first of the globs `names`.
+
+    Raises DataError where there is none, or more than one.
+    """
     path = Path(path)
     if path.is_file():
         return path
@@ -22,7 +25,7 @@ def find_file(path: str | Path, names: Sequence[str]) -> Path:
         raise DataError(f"There is no file or folder {path}.")
     for name in names:
         if found := sorted(path.glob(name)):
-            return found[0]
+            return _only(found, path)
     raise DataError(f"The folder {path} has no {' or '.join(names)}.")
 
 
@@ -31,23 +34,38 @@ def split_files(path: str | Path, folders: Sequence[str], pattern: str) -> dict[
 
     `pattern` is a regular expression for the whole name whose one group is the split.
     """
+    files = _by_split(path, folders, pattern)
+    return {split: _only(found, path) for split, found in files.items()}
+
+
+def _by_split(path: str | Path, folders: Sequence[str], pattern: str) -> dict[str, list[Path]]:
+    """Map each split to its files in the first of the folders that has any."""
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"There is no file or folder {path}.")
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for folder in (".", *folders):
+        here: dict[str, list[Path]] = {}
         for file in sorted((path / folder).glob("*")):
             if match := re.fullmatch(pattern, file.name):
-                found.setdefault(match[1], file)
+                here.setdefault(match[1], []).append(file)
+        found = here | found
     return found
+
+
+def _only(files: Sequence[Path], where: str | Path) -> Path:
+    if len(files) > 1:
+        names = ", ".join(str(file.relative_to(where)) for file in files)
+        raise DataError(f"{where} has several files of this kind, {names}; name the one to read.")
+    return files[0]
 
 
 def split_file(path: str | Path, folders: Sequence[str], pattern: str, split: str) -> Path:
     """Return `path` if it is a file, which then is the split, else the file that holds `split`."""
     if Path(path).is_file():
         return Path(path)
-    files = split_files(path, folders, pattern)
-    return files[pick_split(split, files, path)]
+    files = _by_split(path, folders, pattern)
+    return _only(files[pick_split(split, files, path)], path)
 
 
 def find_images(root: Path, images: str | Path | None, names: Sequence[str]) -> Path:

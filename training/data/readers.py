@@ -83,3 +83,5 @@ def _of_shape(records: Iterator[Record], path: str | Path, format: str) -> Itera
         yield from records
     except RowError as error:
         raise DataError(f"{path} has not the shape of the format {format}: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .coco_images import coco_id, find_coco_images
 from .layout import pick_split, split_file
+from .readers_vqa import vqa_files, vqa_records
 from .records import DataError, Record
 from .report import Report
 from .rows import (
@@ -42,6 +44,9 @@ OKVQA_TYPES = (
     "science and technology",
     "weather and climate",
 )
+# How official annotations write the category: "one", "two", ..., "other".
+_NUMBERS = ("other", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_OKVQA_KINDS = dict(zip(_NUMBERS, OKVQA_TYPES, strict=True))
 # What the annotators of the High-Level dataset were asked.
 HL_QUESTIONS = {
     "scene": "Where is the picture taken?",
@@ -107,15 +112,22 @@ def read_okvqa(
     images: str | Path | None = None,
     report: Report | None = None,
 ) -> Iterator[Record]:
-    """OK-VQA, or VQA, with LXMERT's keys: `{split}.json`, rows with `sent`, `label` and `img_id`.
+    """OK-VQA: the official files, or LXMERT's `{split}.json` (rows with `sent`, `label`, `img_id`).
 
-    The official files of OK-VQA are those of VQA; read them as `vqa_v2`. A label gives each answer
-    its VQA score. A record has an answer as often as people must have given it for that score,
-    once for 0.3, twice for 0.6, three times for 0.9 and four times for 1, so that the most
-    frequent is the best and the VQA accuracy of each is close to its score (of ten answers the
-    others are not told). The kind is OK-VQA's category of knowledge and the id the question id.
+    The official files are in the form of VQA's, with ten answers a question. LXMERT's, which VQA
+    has too, give each answer its VQA score. A record then has an answer as often as people must
+    have given it for that score, once for 0.3, twice for 0.6, three times for 0.9 and four times
+    for 1, so that the most frequent is the best and the VQA accuracy of each is close to its score
+    (of ten answers the others are not told). The kind is OK-VQA's category of knowledge and the id
+    the question id.
     Source: Marino et al., CVPR 2019; https://okvqa.allenai.org; https://github.com/airsplay/lxmert.
     """
+    if any(Path(path).glob("*OpenEnded_*.json")) or "OpenEnded" in Path(path).name:
+        questions, answers = vqa_files(path, split)
+        found = vqa_records(questions, answers, split, images, report, "okvqa", "question_type")
+        for record in found:
+            yield replace(record, kind=_OKVQA_KINDS.get(record.kind, record.kind))
+        return
     file = split_file(path, ["okvqa", "annotations/okvqa"], r"([a-z]+)\.json", split)
     photos = find_coco_images(file, images)
 

@@ -37,8 +37,8 @@ def read_datasets(
             loaded = datasets.load_from_disk(str(path))
         else:
             loaded = datasets.load_dataset(str(path), config, streaming=streaming)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"The dataset {path} cannot be loaded: {error}") from error
+    except _failures() as error:
+        raise _cannot_load(path, error) from error
     if hasattr(loaded, "keys"):  # a dictionary of splits
         table = loaded[pick_split(split, loaded.keys(), path)]
     else:
@@ -55,7 +55,36 @@ def read_datasets(
         ref = _image_ref(field(cells, found.image), images, f"{path}#{number}")
         yield row_record(cells, found, ref, str(number), str(path))
 
-    yield from parse_rows(entries(enumerate(table)), parse, path, report)
+    def rows() -> Iterator[tuple[int, Any]]:
+        try:
+            yield from enumerate(table)
+        except _failures() as error:  # a streamed dataset is loaded here
+            raise _cannot_load(path, error) from error
+
+    yield from parse_rows(entries(rows()), parse, path, report)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What the library raises for a dataset that it cannot read."""
+    import datasets
+    import pyarrow
+
+    return (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        datasets.exceptions.DatasetsError,
+        pyarrow.ArrowException,
+    )
+
+
+def _cannot_load(path: str | Path, error: Exception) -> DataError:
+    cause = (
+        error.__cause__ or error
+    )  # "An error occurred while generating the dataset" is no reason
+    reason = "its description is damaged" if isinstance(cause, LookupError | TypeError) else cause
+    return DataError(f"The dataset {path} cannot be loaded: {reason}")
 
 
 def _image_ref(cell: Any, images: str | Path | None, place: str) -> ImageRef:

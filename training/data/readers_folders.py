@@ -37,11 +37,11 @@ def read_imagefolder(
     file = next((root / name for name in METADATA if (root / name).is_file()), None)
     if file is None:
         raise DataError(f"The folder {root} has no {' or '.join(METADATA)}.")
-    rows = _read_rows(file)
-    cells = [row for _, row in rows if isinstance(row, dict)]
-    found = find_columns(dict.fromkeys(key for row in cells for key in row), columns, str(file))
+    names_of_columns, rows = _read_rows(file)
+    found = find_columns(names_of_columns, columns, str(file))
     folder = Path(images) if images is not None else root
-    names = {str(row[found.image]).strip() for row in cells if row.get(found.image)}
+    cells = [row.get(found.image) for _, row in rows if isinstance(row, dict)]
+    names = {str(name).strip() for name in cells if name}
     wanted = names if is_split else set(held_out(names, split, file))
 
     def parse(row: Any) -> Iterator[Record]:
@@ -104,17 +104,20 @@ def _has_metadata(folder: Path) -> bool:
     return any((folder / name).is_file() for name in METADATA)
 
 
-def _read_rows(file: Path) -> Rows:
-    """The rows of a metadata file, each a dictionary of its cells, with their places."""
-    if file.suffix == ".parquet":
-        return list(entries(_read_parquet(file)))
-    if file.suffix == ".jsonl":
-        return read_json_rows(file)
-    columns, rows = read_table(file)
-    return [
-        (place, cells if isinstance(cells, RowError) else dict(zip(columns, cells, strict=True)))
-        for place, cells in rows
-    ]
+def _read_rows(file: Path) -> tuple[list[str], Rows]:
+    """The columns of a metadata file and its rows, each a dictionary of cells, with their places."""
+    if file.suffix == ".csv":
+        columns, table = read_table(file)
+        return columns, [
+            (
+                place,
+                cells if isinstance(cells, RowError) else dict(zip(columns, cells, strict=True)),
+            )
+            for place, cells in table
+        ]
+    rows = read_json_rows(file) if file.suffix == ".jsonl" else list(entries(_read_parquet(file)))
+    keys = dict.fromkeys(key for _, row in rows if isinstance(row, dict) for key in row)
+    return list(keys), rows
 
 
 def _read_parquet(file: Path) -> list[dict[str, Any]]:

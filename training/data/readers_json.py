@@ -28,7 +28,7 @@ def read_blip(
     file. The id is the question id, else the image id, else `image`.
     Source: Li et al., ICML 2022; https://github.com/salesforce/BLIP, https://github.com/salesforce/LAVIS.
     """
-    file = split_file(path, ["annotations"], r"\w+_(train|val|test)\.json", split)
+    file = split_file(path, ["annotations"], r"(?:\w+_)?(train|val|test)\.jsonl?", split)
     folder = find_images(file.parent, images, ["images", "."])
 
     def parse(row: Any) -> Iterator[Record]:

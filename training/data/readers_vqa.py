@@ -54,18 +54,36 @@ def read_vqa_v2(
     Source: Goyal et al., CVPR 2017; https://visualqa.org/download.html.
     """
     if questions is None:
-        pattern = r"(?:v2_)?OpenEnded_mscoco_([a-z-]+)(?:20\d\d)?_questions\.json"
-        file = split_file(path, ["annotations"], pattern, split)
-        name = file.name.replace("OpenEnded_", "").replace("questions", "annotations")
-        paired = file.with_name(name)
-        if annotations is None and ("_test" not in name or paired.exists()):
-            annotations = paired
+        file, paired = vqa_files(path, split)
     else:
-        file = Path(questions)
+        file, paired = Path(questions), None
+    answers = paired if annotations is None else Path(annotations)
+    yield from vqa_records(file, answers, split, images, report, "vqa_v2", "answer_type")
+
+
+def vqa_files(path: str | Path, split: str) -> tuple[Path, Path | None]:
+    """The official questions file of a split and its annotations, None where they are secret."""
+    pattern = r"(?:v2_)?OpenEnded_mscoco_([a-z-]+)(?:20\d\d)?_questions\.json"
+    file = split_file(path, ["annotations"], pattern, split)
+    name = file.name.replace("OpenEnded_", "").replace("questions", "annotations")
+    paired = file.with_name(name)
+    return file, None if "_test" in name and not paired.exists() else paired
+
+
+def vqa_records(
+    file: Path,
+    annotations: Path | None,
+    split: str,
+    images: str | Path | None,
+    report: Report | None,
+    source: str,
+    kind_key: str,
+) -> Iterator[Record]:
+    """The records of an official questions file; their kind stands in annotations as `kind_key`."""
     asked = read_json(file)
     answered = None
     if annotations is not None:
-        rows = items(read_json(Path(annotations)), "annotations")
+        rows = items(read_json(annotations), "annotations")
         answered = index_rows(rows, _by_question, annotations, report)
     photos = find_coco_images(file, images)
     # The questions of test-dev are about the images of test.
@@ -80,13 +98,13 @@ def read_vqa_v2(
             if answer is None:
                 raise RowError(f"no annotation has its 'question_id' {question_id}")
             texts = tuple(field(given, "answer") for given in items(answer, "answers"))
-            kind = label(answer, "answer_type")
+            kind = label(answer, kind_key)
         yield Record(
             image=photos.ref(image_id, f"COCO_{subset}_{image_id:012d}.jpg"),
             texts=texts,
             question=question_of(row, "question"),
             id=question_id,
-            source="vqa_v2",
+            source=source,
             kind=kind,
         )
 

@@ -146,6 +146,8 @@ def _table_rows(
             continue
         place = f"line {at + 1}"
         cells, length = _one_row(lines, at, len(columns), delimiter)
+        if not any(map(str.strip, cells[len(columns) :])):  # delimiters at the end of a line
+            cells = cells[: len(columns)]
         if len(cells) == len(columns):
             yield place, cells
         elif not cells:
