@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from vlm.bulk.shards import Format
 from vlm.cli import app
 from vlm.errors import how_to_install
 from vlm.loading import load
+from vlm.options import CAPTION
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -62,12 +64,21 @@ def read(out: Path) -> list[dict[str, object]]:
 
 def settings(model: Path | str | None = None, **values: object) -> Settings:
     return Settings(
-        **{"model": str(model), "int8": False, "beams": 2, "column": None, "key": None, **values}
+        **{
+            "model": str(model),
+            "int8": False,
+            "search": replace(CAPTION, beams=2),
+            "column": None,
+            "key": None,
+            **values,
+        }
     )
 
 
 def job(out: Path, model: Path, format: Format = Format.folder) -> Job:
-    return Job(str(out), format, settings(model), openvino=False, batch_size=4, cpus=1, gpu=False)
+    return Job(
+        str(out), format, settings(model), openvino=False, batch_size=4, cpus=1, device="cpu"
+    )
 
 
 def parts_of(folder: Path, size: int) -> list[list[str]]:
@@ -234,6 +245,9 @@ def test_one_folder_has_the_captions_of_one_model(here, command, tiny_checkpoint
         (["photos", "foreign"], "0.parquet is not of this command"),
         (["photos", "damaged"], "0.parquet is damaged, delete it"),
         (["photos", "photos/000.png"], "000.png: File exists"),
+        (["photos", "out", "--max-tokens", 0], "max_tokens must be at least 1"),
+        (["photos", "out", "--device", "cuda:1"], "give auto, cpu or cuda, not 'cuda:1'"),
+        (["photos", "out", "--device", "cuda", "--int8"], "OpenVINO runs models on the CPU"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(here, command, arguments, says, tmp_path, monkeypatch):
@@ -250,6 +264,17 @@ def test_a_wrong_request_is_one_sentence(here, command, arguments, says, tmp_pat
     assert line.startswith("error: ")
     assert says in line
     assert here == []
+
+
+def test_words_are_chosen_as_from_python(here, command, tiny_checkpoint, tmp_path):
+    source = write_photos(tmp_path / "photos", 1)
+    assert command(source, tmp_path / "out", "--max-tokens", 3).exit_code == 0
+    (row,) = read(tmp_path / "out")
+    expected = load(tiny_checkpoint).encode(row["key"]).caption(beams=2, max_tokens=3)
+    assert row["caption"] == expected.text
+    refused = command(source, tmp_path / "out")  # a folder has one kind of captions
+    assert refused.exit_code == 2
+    assert "was made with other options" in refused.stderr
 
 
 def test_wrong_beams_are_one_sentence(here, command, tmp_path):

@@ -31,6 +31,7 @@ from vlm.bulk.shards import (
     read_unit,
 )
 from vlm.errors import how_to_install
+from vlm.options import Options
 
 # `vlm --help` imports this and must come at once: what is heavy is imported inside the functions.
 if TYPE_CHECKING:
@@ -50,16 +51,17 @@ class Settings:
 
     model: str | None
     int8: bool
-    beams: int
+    search: Options
     column: str | None
     key: str | None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know: `out` is a full path, `cpus` and `gpu` are what the worker has to itself.
+    """What a worker needs to know: `out` is a full path, and the worker has `cpus`, or a GPU, to itself.
 
-    With `openvino`, and with int8 weights, the model runs on the CPUs, though there be GPUs.
+    `device` is "cpu", "cuda" or "auto", which the cluster's resources decide. With `openvino`, and with int8 weights,
+    the model runs on the CPUs, though there be GPUs.
     """
 
     out: str
@@ -68,7 +70,7 @@ class Job:
     openvino: bool
     batch_size: int
     cpus: int
-    gpu: bool
+    device: str
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,10 @@ def caption_dataset(
     column: str | None,
     key: str | None,
     model: str | None,
+    device: str,
     openvino: bool,
     int8: bool,
-    beams: int,
+    search: Options,
     batch_size: int,
     part_size: int,
     workers: int | None,
@@ -104,20 +107,26 @@ def caption_dataset(
     missing = [name for name in ("ray", "fsspec", "pandas", "pyarrow") if not find_spec(name)]
     if missing:
         raise DatasetError(f"this needs {', '.join(missing)}; {how_to_install('ray')}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise DatasetError(
+            f"workers have CPUs or a GPU each: give auto, cpu or cuda, not {device!r}"
+        )
+    if device == "cuda" and (openvino or int8):
+        raise DatasetError("OpenVINO runs models on the CPU here, not on cuda")
     filesystem, inside = open_filesystem(out)
     out = full_path(filesystem, inside)
     chosen, files = find_files(source, format, out)
     name = _checked_model(model, openvino, int8)
     if chosen is not Format.parquet and (column is not None or key is not None):
         raise DatasetError(f"--column and --key are for parquet files; {source} has none")
-    settings = Settings(name, int8, _checked_beams(beams), column, key)
+    settings = Settings(name, int8, search, column, key)
     done = finished_units(out, settings)
     units = find_units(files, chosen, column, key)
     parts = list(cut(((name, n) for name, n in units if name not in done), part_size))
     captioned = unreadable = finished = 0
     if parts:
         filesystem.makedirs(inside, exist_ok=True)
-        job = Job(out, chosen, settings, openvino, batch_size, cpus, gpu=False)
+        job = Job(out, chosen, settings, openvino, batch_size, cpus, device)
         start = reported = time.monotonic()
         for part in run(job, parts, workers):
             finished += 1
@@ -140,16 +149,10 @@ def _checked_model(name: str | None, openvino: bool, int8: bool) -> str | None:
     from vlm.loading import load
     from vlm.weights.hub import find
 
-    load(name, openvino=openvino, int8=int8).prompt(None)
+    load(name, "cpu", openvino, int8).prompt(None)  # this machine's GPU is left to the workers
     if name is not None and os.path.isdir(name) and os.path.samefile(find(name), name):
         return os.path.abspath(name)  # a worker's folder is not this one
     return name
-
-
-def _checked_beams(beams: int) -> int:
-    from vlm.options import Options
-
-    return Options(beams=beams).beams
 
 
 def finished_units(out: str, settings: Settings) -> set[str]:
@@ -220,7 +223,9 @@ def run(job: Job, parts: list[list[str]], workers: int | None) -> Iterator[dict[
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
     resources = ray.cluster_resources()
     compiled = job.openvino or job.settings.int8
-    gpus = 0 if compiled else int(resources.get("GPU", 0))
+    gpus = 0 if compiled or job.device == "cpu" else int(resources.get("GPU", 0))
+    if job.device == "cuda" and not gpus:
+        raise DatasetError("Ray has no GPUs here; leave out --device cuda")
     if workers is None:
         workers = gpus or int(resources["CPU"]) // job.cpus
     largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
@@ -239,7 +244,7 @@ def run(job: Job, parts: list[list[str]], workers: int | None) -> Iterator[dict[
     rows = ray.data.from_items([{"units": part} for part in parts], override_num_blocks=len(parts))
     results = rows.map(
         cast("Any", PartWriter),  # Ray's types know functions alone
-        fn_constructor_args=[replace(job, gpu=gpus > 0), attempts.remote()],
+        fn_constructor_args=[replace(job, device="cuda" if gpus else "cpu"), attempts.remote()],
         compute=pool,
         num_cpus=None if gpus else job.cpus,  # Ray Data advises against both
         num_gpus=1 if gpus else None,
@@ -270,14 +275,12 @@ class PartWriter:
         import torch
 
         from vlm.loading import load
-        from vlm.options import CAPTION
 
         torch.set_num_threads(job.cpus)
         self.job = job
         self.attempts = attempts
-        settings, device = job.settings, "cuda" if job.gpu else "cpu"
-        self.captioner = load(settings.model, device, job.openvino, settings.int8)
-        self.options = replace(CAPTION, beams=settings.beams)
+        settings = job.settings
+        self.captioner = load(settings.model, job.device, job.openvino, settings.int8)
         self.filesystem, self.folder = open_filesystem(job.out)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:
@@ -304,7 +307,7 @@ class PartWriter:
         def finish() -> None:
             if batch:
                 images = self.captioner.encode_all([picture for _, picture in batch])
-                answers = self.captioner.write(images, None, self.options)
+                answers = self.captioner.write(images, None, self.job.settings.search)
                 for (row, _), answer in zip(batch, answers):
                     row.update(caption=answer.text, score=answer.score)
                 batch.clear()

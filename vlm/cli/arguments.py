@@ -18,6 +18,13 @@ Model = Annotated[
     str | None,
     typer.Option(help="A bundled name, a folder or a hub id; by default the bundled model."),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What runs the model: cpu, cuda, cuda:1, mps or auto, which takes a GPU of CUDA's where there is one.",
+    ),
+]
 OpenVino = Annotated[
     bool,
     typer.Option("--openvino", help="Have OpenVINO run the model: mostly faster, slower to start."),
@@ -44,8 +51,10 @@ SEARCH = {
 }
 
 
-def search_options(defaults: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command, which takes them as keywords, the options of SEARCH; one that was not given is None.
+def search_options(
+    defaults: Options, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, which takes them as keywords, the options of SEARCH but for some; one not given is None or False.
 
     The help shows the `defaults` of the command's task. `vlm.Options` says what values are allowed.
     """
@@ -69,7 +78,7 @@ def search_options(defaults: Options) -> Callable[[Callable[..., None]], Callabl
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        parameters = [*own, *map(option, SEARCH)]
+        parameters = [*own, *(option(name) for name in SEARCH if name not in without)]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return command
 
@@ -83,7 +92,7 @@ def given(search: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def load(name: str | None, openvino: bool, int8: bool) -> Captioner:
+def load(name: str | None, device: str, openvino: bool, int8: bool) -> Captioner:
     """The model that the options stand for."""
     # Hardly an object of an import is ever freed: looking for those takes a quarter of the time, at the end again.
     gc.disable()
@@ -91,4 +100,4 @@ def load(name: str | None, openvino: bool, int8: bool) -> Captioner:
 
     gc.freeze()
     gc.enable()
-    return load(name, openvino=openvino, int8=int8)
+    return load(name, device, openvino, int8)

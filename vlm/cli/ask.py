@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm.answers import answer_line
-from vlm.cli.arguments import AsJson, Int8, Model, OpenVino, given, load, search_options
+from vlm.cli.arguments import AsJson, Device, Int8, Model, OpenVino, given, load, search_options
 from vlm.cli.failures import fail
 from vlm.options import ANSWER, choose
 
@@ -27,6 +27,7 @@ def ask(
         list[str], typer.Argument(metavar="QUESTION", help="One or several, each quoted.")
     ],
     model: Model = None,
+    device: Device = "auto",
     openvino: OpenVino = False,
     int8: Int8 = False,
     as_json: AsJson = False,
@@ -36,7 +37,7 @@ def ask(
     options = given(search)
     choose(ANSWER, options)  # what is wrong is told before a model is loaded
     picture = read(image)
-    for answer in load(model, openvino, int8).encode(picture).ask_all(questions, **options):
+    for answer in load(model, device, openvino, int8).encode(picture).ask_all(questions, **options):
         if as_json:
             print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
         else:
@@ -63,6 +64,7 @@ def explain(
         Path | None, typer.Option(metavar="FILE.png", help="The picture of all words to write.")
     ] = None,
     model: Model = None,
+    device: Device = "auto",
     openvino: OpenVino = False,
     int8: Int8 = False,
     as_json: AsJson = False,
@@ -73,7 +75,7 @@ def explain(
     if out is not None and out.suffix.lower() != ".png":
         fail(f"--out must name a .png file, not {out.name!r}")
     picture = read(image)
-    encoded = load(model, openvino, int8).encode(picture)
+    encoded = load(model, device, openvino, int8).encode(picture)
     if text is not None:
         answer = encoded.explain(text, question)
     elif question is not None:

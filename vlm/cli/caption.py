@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 # torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
-from vlm.cli.arguments import AsJson, Int8, Model, OpenVino, given, load, search_options
+from vlm.cli.arguments import AsJson, Device, Int8, Model, OpenVino, given, load, search_options
 from vlm.cli.failures import fail
 from vlm.options import CAPTION, choose
 
@@ -27,6 +27,7 @@ def caption(
         ),
     ],
     model: Model = None,
+    device: Device = "auto",
     openvino: OpenVino = False,
     int8: Int8 = False,
     as_json: AsJson = False,
@@ -66,7 +67,7 @@ def caption(
     alone = len(images) == 1 and os.path.isfile(images[0])
     try:
         if files:
-            captioner = load(model, openvino, int8)
+            captioner = load(model, device, openvino, int8)
             with progress_bar(files) as taken:
                 for path, answer in caption_files(captioner, taken, problems, **options):
                     if write_txt:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vlm.bulk import dataset
 from vlm.bulk.shards import Format
-from vlm.cli.arguments import Int8, OpenVino
+from vlm.cli.arguments import Int8, OpenVino, given, search_options
+from vlm.options import CAPTION, choose
 
 
+@search_options(CAPTION, without=("candidates",))
 def caption_dataset(
     source: Annotated[
         str,
@@ -37,9 +39,15 @@ def caption_dataset(
         str | None,
         typer.Option(help="A bundled name, a hub id, or a folder that all machines see."),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What runs the workers' models: cpu, cuda, or auto, any GPUs that Ray has.",
+        ),
+    ] = "auto",
     openvino: OpenVino = False,
     int8: Int8 = False,
-    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Images captioned together.")] = 8,
     part_size: Annotated[
         int, typer.Option(min=1, help="Images of a part, where it is not a whole shard.")
@@ -49,6 +57,7 @@ def caption_dataset(
         typer.Option(min=1, help="By default one a GPU or, without any, as many as the CPUs hold."),
     ] = None,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of each worker.")] = 1,
+    **search: Any,
 ) -> None:
     """Caption millions of images with Ray, into parquet files of source, key, caption, score and error.
 
@@ -63,9 +72,10 @@ def caption_dataset(
         column,
         key,
         model,
+        device,
         openvino,
         int8,
-        beams,
+        choose(CAPTION, given(search)),
         batch_size,
         part_size,
         workers,

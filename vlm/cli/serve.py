@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.arguments import Int8, Model, OpenVino, load
+from vlm.cli.arguments import Device, Int8, Model, OpenVino, load
 from vlm.cli.failures import fail
 
 
 def serve(
     model: Model = None,
+    device: Device = "auto",
     openvino: OpenVino = False,
     int8: Int8 = False,
     host: Annotated[
@@ -53,4 +54,4 @@ def serve(
         return
     from vlm.app.launch import serve
 
-    serve(load(model, openvino, int8), host, port, root_path, auth_file)
+    serve(load(model, device, openvino, int8), host, port, root_path, auth_file)
