@@ -167,6 +167,27 @@ def test_answers_that_are_secret_can_be_sent_to_their_server(
     assert all(row["answer"] for row in written)
 
 
+def test_captions_that_are_secret_can_be_sent_to_their_server(run, tiny_checkpoint, tmp_path):
+    """COCO's test images come with their names alone."""
+    folder = tmp_path / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    shutil.copytree(FIXTURES / "coco" / "val2014", folder / "test2014")
+    names = sorted(file.name for file in (folder / "test2014").iterdir())
+    listed = [{"id": 70 + i, "file_name": name, "height": 1} for i, name in enumerate(names)]
+    info = folder / "annotations" / "image_info_test2014.json"
+    info.write_text(json.dumps({"info": {}, "images": listed, "categories": []}))
+    out = tmp_path / "captions_test2014_vlm_results.json"
+    command = (tiny_checkpoint, "--task", "caption", "--data", folder, "--split", "test")
+    assert "--server-format" in run(*command).stderr
+    result = run(*command, "--predictions", out, "--server-format", "coco")
+    assert result.exit_code == 0, result.output
+    assert "2 predictions are in" in result.stderr
+    model = load(tiny_checkpoint)
+    said = model.caption([folder / "test2014" / name for name in names])
+    expected = [{"image_id": 70 + i, "caption": answer.text} for i, answer in enumerate(said)]
+    assert json.loads(out.read_text()) == expected
+
+
 def test_a_question_that_is_too_long_counts_as_wrong_and_is_named(run, tiny_checkpoint, tmp_path):
     """In tables, in JSON, and where the answers go to a server."""
     questions = ["what colour?", "why " * 500]

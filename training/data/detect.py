@@ -22,7 +22,10 @@ TELLING_FILES = {
     "textcaps": ("TextCaps_*.json",),
     "gqa": ("*_balanced_questions.json", "*/*_balanced_questions.json"),
     "vqa_v2": ("*OpenEnded_mscoco_*_questions.json", "annotations/*OpenEnded_*_questions.json"),
-    "coco": ("captions_*.json", "annotations/captions_*.json"),
+    "coco": (
+        *("captions_*.json", "annotations/captions_*.json"),
+        *("image_info_*.json", "annotations/image_info_*.json"),
+    ),
     "cocoqa": ("img_ids.txt", "*/img_ids.txt", "cocoqa/*/img_ids.txt", "*/cocoqa/*/img_ids.txt"),
 }
 # The same captions in three forms: the first that is there is read.

@@ -35,16 +35,24 @@ def read_coco(
 
     `path` is the file, which is then read whole whatever `split` says, or the folder of
     `captions_{split}2014.json`, `captions_{split}2017.json` or `captions_{split}.json` (or of its
-    `annotations` folder). PASCAL Sentences circulates in the same form.
-    Images without a caption are left out. The id is the image id.
+    `annotations` folder). PASCAL Sentences circulates in the same form. `image_info_test2014.json`
+    holds images whose captions are secret, which are read without any; elsewhere images without a
+    caption are left out. The id is the image id.
     Source: Chen et al., arXiv 1504.00325; https://cocodataset.org/#format-data.
     """
-    file = split_file(path, ["annotations"], r"captions_([a-z]+)(?:20\d\d)?\.json", split)
+    pattern = r"(?:captions|image_info)_([a-z-]+)(?:20\d\d)?\.json"
+    file = split_file(path, ["annotations"], pattern, split)
     root = file.parent.parent if file.parent.name == "annotations" else file.parent
-    subset = file.stem.removeprefix("captions_")  # e.g. val2014, which is also the image folder
+    secret = file.name.startswith("image_info_")
+    # E.g. val2014, which is also the image folder; the images of test-dev2017 are among test2017's.
+    subset = file.stem.removeprefix("image_info_" if secret else "captions_").replace("-dev", "")
     folder = find_images(root, images, [subset, "images"])
     content = read_json(file)
     names = coco_names(content, file, report)
+    if secret:
+        for image_id, name in names.items():
+            yield Record(ImageRef(str(folder / name)), (), id=image_id, source="coco")
+        return
 
     def parse(row: Any) -> Iterator[Record]:
         yield coco_caption(row, names, folder, "coco")
