@@ -67,6 +67,8 @@ def test_a_run_leaves_a_model_a_report_and_curves(photos: Path, tmp_path: Path) 
         (["optimiser.name=adamz"], "adamz"),
         (["validation.metric=accuracy", "validation.images=9"], "needs questions"),
         (["validation.metric=CIDEr", "validation.images=1"], "at least 2 for CIDEr"),
+        (["--device", "gpu"], "there is no device 'gpu' here"),
+        (["--device", "cuda:99"], "there is no device 'cuda:99' here"),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence(

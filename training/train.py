@@ -44,6 +44,13 @@ def train(
         int | None,
         typer.Option(min=0, help="processes that decode images  [default: by the machine]"),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="cpu, cuda, cuda:1 or mps; auto takes a GPU for each process where there are any",
+        ),
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the recipe, sizes and estimates, and stop")
     ] = False,
@@ -67,7 +74,7 @@ def train(
         report(loaded, data, folder)
         return
     try:
-        run(loaded, data, folder, cache, workers)
+        run(loaded, data, folder, cache, workers, device)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 130)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vlm.captioner import Captioner
+from vlm.loading import find_device
 from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 
@@ -87,15 +89,27 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def make_accelerator(recipe: Recipe) -> Accelerator:
-    """One process, or those that `accelerate launch` or `torchrun` has started."""
+def make_accelerator(recipe: Recipe, device: str = "auto") -> Accelerator:
+    """One process, or those that `accelerate launch` or `torchrun` has started.
+
+    With "auto" accelerate chooses the device: a GPU for each process where there are any. Raises DeviceError for one
+    that is not to be had, and TrainingError where several processes are to share one GPU.
+    """
     # Some encoders have parameters that patches do not depend on, such as a pooling head.
     unused = recipe.optimiser.learning_rate.vision > 0
-    devices = (torch.cuda, torch.xpu, torch.backends.mps)
+    accelerators = (torch.cuda, torch.xpu, torch.backends.mps)
+    on_cpu = not any(kind.is_available() for kind in accelerators)  # else processes never meet
+    if device != "auto":
+        place = find_device(device)
+        on_cpu = place.type == "cpu"
+        if place.type == "cuda":
+            if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+                raise TrainingError(
+                    f"--device {device} is for one process; several take a GPU each"
+                )
+            torch.cuda.set_device(place)  # which accelerate calls plain "cuda"
     return Accelerator(
-        cpu=not any(
-            device.is_available() for device in devices
-        ),  # else processes on CPUs never meet
+        cpu=on_cpu,
         mixed_precision=recipe.precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
     )

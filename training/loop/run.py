@@ -29,9 +29,16 @@ from .monitor import log
 from .run_report import write_report
 
 
-def run(recipe: Recipe, data_folder: Path, out: Path, cache: Path, workers: int | None) -> None:
+def run(
+    recipe: Recipe,
+    data_folder: Path,
+    out: Path,
+    cache: Path,
+    workers: int | None = None,
+    device: str = "auto",
+) -> None:
     """Train the recipe in the folder `out`, and write its report, also when training fails."""
-    accelerator = make_accelerator(recipe)
+    accelerator = make_accelerator(recipe, device)
     main_process = accelerator.is_main_process
     folder = RunFolder(out)
     data = read_data(recipe, data_folder)
