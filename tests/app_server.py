@@ -30,11 +30,13 @@ def serving(model: Path, *options: str) -> Iterator[tuple[str, int]]:
     port = free_port()
     command = [sys.executable, "app.py", "--model", str(model), "--port", str(port), *options]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        line = process.stdout.readline()
-        assert f"http://127.0.0.1:{port}" in line
-        yield f"http://127.0.0.1:{port}/", process.pid
-        process.terminate()
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            assert f"http://127.0.0.1:{port}" in line
+            yield f"http://127.0.0.1:{port}/", process.pid
+        finally:
+            process.terminate()
 
 
 @contextmanager
@@ -46,8 +48,10 @@ def browsing() -> Iterator[Browser]:
     flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=installed, args=flags)
-        yield browser
-        browser.close()
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 def choose_file(page: Page, path: Path) -> None:

@@ -156,6 +156,7 @@ def test_photo_words_question_and_broken_file(
 
     # What goes wrong is said, and all else stays.
     before = page.locator(".reading").inner_text()
+    place = page.locator(".picture").bounding_box()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(DOG.read_bytes()[:100])
     choose_file(page, broken)
@@ -165,6 +166,7 @@ def test_photo_words_question_and_broken_file(
     page.get_by_role("button", name="Ask").click()
     expect(message).to_contain_text("question is empty", timeout=PATIENCE)
     assert page.locator(".reading").inner_text() == before
+    assert page.locator(".picture").bounding_box() == place  # nothing moves when it is said
 
 
 def test_the_latest_of_two_photos_wins_and_another_tab_keeps_its_own(
