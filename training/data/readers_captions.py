@@ -48,38 +48,39 @@ def read_coco(
     subset = file.stem.removeprefix("image_info_" if secret else "captions_").replace("-dev", "")
     folder = find_images(root, images, [subset, "images"])
     content = read_json(file)
-    names = coco_names(content, file, report)
+    photos = coco_photos(content, folder, file, report)
     if secret:
-        for image_id, name in names.items():
-            yield Record(ImageRef(str(folder / name)), (), id=image_id, source="coco")
+        for image_id, ref in photos.items():
+            yield Record(ref, (), id=image_id, source="coco")
         return
 
     def parse(row: Any) -> Iterator[Record]:
-        yield coco_caption(row, names, folder, "coco")
+        yield coco_caption(row, photos, "coco")
 
     rows = entries(items(content, "annotations"))
     captioned = list(gather(parse_rows(rows, parse, file, report)))
-    if report is not None and len(captioned) < len(names):
-        report.unused["images without a caption"] += len(names) - len(captioned)
+    if report is not None and len(captioned) < len(photos):
+        report.unused["images without a caption"] += len(photos) - len(captioned)
     yield from captioned
 
 
-def coco_names(content: Any, file: Path, report: Report | None) -> dict[str, str]:
-    """Map each image id of a file in COCO's keys to its file name."""
+def coco_photos(
+    content: Any, folder: Path, file: Path, report: Report | None
+) -> dict[str, ImageRef]:
+    """Map each image id of a file in COCO's keys to its image."""
 
-    def parse(row: Any) -> tuple[str, str]:
-        return same(identity(row, "id")), file_name(row, "file_name")
+    def parse(row: Any) -> tuple[str, ImageRef]:
+        return same(identity(row, "id")), ImageRef(str(folder / file_name(row, "file_name")))
 
     return index_rows(items(content, "images"), parse, f"{file}, images", report)
 
 
-def coco_caption(row: Any, names: dict[str, str], folder: Path, source: str) -> Record:
+def coco_caption(row: Any, photos: dict[str, ImageRef], source: str) -> Record:
     """The record of one annotation in COCO's keys. Raises RowError."""
-    image_id = identity(row, "image_id")
-    if same(image_id) not in names:
+    image_id = same(identity(row, "image_id"))
+    if image_id not in photos:
         raise RowError(f"its 'image_id' {image_id} is none of the ids in 'images'")
-    ref = ImageRef(str(folder / names[same(image_id)]))
-    return Record(ref, (field(row, "caption"),), id=same(image_id), source=source)
+    return Record(photos[image_id], (field(row, "caption"),), id=image_id, source=source)
 
 
 def gather(records: Iterable[Record]) -> Iterator[Record]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .layout import find_images, pick_split, split_files
-from .readers_captions import coco_caption, coco_names, gather
+from .readers_captions import coco_caption, coco_photos, gather
 from .records import ImageRef, Record
 from .report import Report
 from .rows import (
@@ -79,10 +79,10 @@ def read_vizwiz_captions(
     file = _find_file(path, split, "{")
     folder = _find_images(file, images)
     content = read_json(file)
-    names = coco_names(content, file, report)
+    photos = coco_photos(content, folder, file, report)
     if "annotations" not in content:
-        for image_id, name in names.items():
-            yield Record(ImageRef(str(folder / name)), (), id=image_id, source="vizwiz_captions")
+        for image_id, ref in photos.items():
+            yield Record(ref, (), id=image_id, source="vizwiz_captions")
         return
 
     def parse(row: Any) -> Iterator[Record]:
@@ -90,7 +90,7 @@ def read_vizwiz_captions(
             if report is not None:
                 report.unused["captions that are rejected or ready-made"] += 1
             return
-        yield coco_caption(row, names, folder, "vizwiz_captions")
+        yield coco_caption(row, photos, "vizwiz_captions")
 
     yield from gather(parse_rows(entries(items(content, "annotations")), parse, file, report))
 

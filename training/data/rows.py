@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from .records import DataError, Record
@@ -14,6 +14,9 @@ from .texts import NoText, kind_of
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
+
+
+_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?", re.ASCII)
 
 
 class RowError(ValueError):
@@ -79,7 +82,7 @@ def index_rows(
 
 def field(row: Any, key: str) -> Any:
     """The value under a key. Raises RowError."""
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         raise RowError(f"it is {kind_of(row)} where an object with {key!r} is expected")
     if key not in row:
         keys = ", ".join(map(shown, list(row)[:8]))
@@ -89,15 +92,15 @@ def field(row: Any, key: str) -> Any:
 
 def optional(row: Any, key: str, otherwise: Any = None) -> Any:
     """The value under a key; `otherwise` where it is absent or null. Raises RowError for no object."""
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         raise RowError(f"it is {kind_of(row)} where an object is expected")
     return otherwise if row.get(key) is None else row[key]
 
 
-def mapping(row: Any, key: str) -> Mapping[str, Any]:
+def mapping(row: Any, key: str) -> dict[str, Any]:
     """The object under a key, which may be absent. Raises RowError for another kind of value."""
     value = optional(row, key, {})
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise RowError(f"its {key!r} is {kind_of(value)}, not an object")
     return value
 
@@ -159,7 +162,7 @@ def identity(row: Any, key: str) -> str:
 
 def same(identity: str) -> str:
     """The form in which ids are compared: "000123", "123" and "123.0" are one."""
-    match = re.fullmatch(r"0*(\d+)(?:\.0+)?", identity, re.ASCII)
+    match = _NUMBER.fullmatch(identity)
     return match[1] if match else identity
 
 

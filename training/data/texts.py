@@ -24,15 +24,7 @@ def real_text(value: object, is_answer: bool = False) -> str:
     question of nothing but punctuation, for text that was not stored as UTF-8, and for other kinds
     of values. Of answers people gave, "none" and "?" stay: the VQA accuracy counts them.
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, float):
-        raise NoText("is missing")
-    if not isinstance(value, str):
-        raise NoText(f"is {kind_of(value)}, not a text")
-    text = value.strip()
+    text = (value if isinstance(value, str) else _written(value)).strip()
     if not text.isprintable() or not text[:1].isalnum():  # most texts need no closer look
         text = _visible(text)
     if not is_answer and not text[:1].isalnum() and not _has_word(text):
@@ -40,6 +32,15 @@ def real_text(value: object, is_answer: bool = False) -> str:
     if text.lower() in (MISSING_ANSWERS if is_answer else MISSING_TEXTS):
         raise NoText(f"is {text!r}, which stands for a missing one")
     return text
+
+
+def _written(value: object) -> str:
+    """The text that writes a number. Raises NoText for what is none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise NoText("is missing")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise NoText(f"is {kind_of(value)}, not a text")
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _has_word(text: str) -> bool:
