@@ -44,13 +44,23 @@ def brightness(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("L"), dtype=np.int64)
 
 
+def patch_box(
+    frame: Frame, row: int, column: int, grid: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """The `(left, top, right, bottom)` of a patch, in pixels of the photo."""
+    left, top, right, bottom = frame.box
+    height, width = (bottom - top) / grid[0], (right - left) / grid[1]
+    x, y = left + column * width, top + row * height
+    return x, y, x + width, y + height
+
+
 def assert_peak(
     values: np.ndarray, frame: Frame, grid: tuple[int, int], row: int, column: int
 ) -> None:
     """The maximum of `(H, W)` values over the image, or over a smaller copy of it, is a pixel of the patch's box."""
     height, width = values.shape
     y, x = np.unravel_index(np.nanargmax(values), values.shape)
-    left, top, right, bottom = frame.patch_box(row, column, grid)
+    left, top, right, bottom = patch_box(frame, row, column, grid)
     across, down = width / frame.width, height / frame.height
     assert left * across - 1 < x < right * across
     assert top * down - 1 < y < bottom * down
@@ -106,7 +116,7 @@ def test_rotated_photo(orientation: int) -> None:
     grid, row, column = (4, 6), 1, 4
     upright = Image.new("RGB", (120, 80))
     frame = preprocess("squash").frame(120, 80)
-    upright.paste((255, 255, 255), tuple(int(edge) for edge in frame.patch_box(row, column, grid)))
+    upright.paste((255, 255, 255), tuple(int(edge) for edge in patch_box(frame, row, column, grid)))
     # The tag of the turn that undoes the turn by which this one is stored.
     turns = [
         *(None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),

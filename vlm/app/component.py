@@ -20,7 +20,7 @@ from PIL import Image
 from vlm.app.page import Page, Superseded, View, answer, describe
 from vlm.engine import Cancelled, Engine
 from vlm.explain.overlay import COLOURS
-from vlm.images import EXTENSIONS
+from vlm.images import is_image
 from vlm.weights.hub import bundled_folder
 
 THUMBNAIL_SIZE = 176
@@ -86,7 +86,7 @@ def build(engine: Engine) -> gr.Blocks:
 def example_photos() -> list[Path]:
     """The photos that ship with the package, by name."""
     folder = bundled_folder() / "examples"
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
+    return sorted(path for path in folder.glob("*") if is_image(path.name))
 
 
 def _guarded(

@@ -53,9 +53,9 @@ def caption(
         fail("--overwrite goes with --write-txt")
     options = given(search)
     choose(CAPTION, options)  # what is wrong is told before a model is loaded
-    files, problems = find_images(images)
+    files, problems, left_out = find_images(images)
     if not files:
-        fail("; ".join(problems))
+        fail("; ".join([*problems, str(left_out)] if left_out else problems))
     if write_txt:
         files = one_text_each(files, problems)
     if write_txt and not overwrite:
@@ -78,6 +78,8 @@ def caption(
                         for text in (answer.text, *(other.text for other in answer.alternatives)):
                             print(text if alone else f"{path}: {text}", flush=True)
     finally:
+        if left_out:
+            typer.echo(left_out, err=True)
         for problem in problems:
             typer.secho(f"error: {problem}", err=True, fg="red")
     if problems:

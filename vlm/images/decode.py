@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from vlm.errors import UserError
+from vlm.errors import UserError, how_to_install
+from vlm.images.depth import KindError, is_deep, steer, to_8_bits
+from vlm.images.files import FORMATS
+from vlm.images.mend import JPEG, PNG, copies
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
@@ -20,25 +25,36 @@ MAX_PIXELS = 120_000_000
 MAX_SIDE = 65_535  # JPEG's own limit
 _LIMIT = f"the limit is {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE:,} pixels a side"
 
-# PIL opens many more formats, and some of them start other programs (EPS runs Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# The entry of `info` by which `load_image` knows what it made (a copy of 48 megapixels takes 144 MB): the format of the
+# file, a key of FORMATS, or None.
+SOURCE_FORMAT = "vlm source format"
+
+# HEIF is no format of Pillow's own.
+_FORMATS = tuple(format for format in FORMATS if format != "HEIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class ImageError(UserError):
     """The input cannot be read as an image; the message says why in one sentence."""
 
 
+class _DamageError(ImageError):
+    """Pillow gave up on a file that it began to read."""
+
+
 def load_image(source: ImageSource) -> Image.Image:
-    """Any image source as an upright RGB PIL image of its own; the source is not changed.
+    """Any image source as an upright RGB PIL image; the source is not changed.
 
     Takes a path, bytes, a PIL image, or an array `(H, W)`, `(H, W, 1|3|4)` of uint8, uint16, bool or floats in 0..1.
     EXIF rotation is applied, transparency is laid on white, higher depths become 8 bits, an animated file gives its
-    first frame. Raises ImageError when it is missing, unreadable, no image, truncated, or too large.
+    first frame. What this function made is given back as it is, and anything else as an image of its own. Raises
+    ImageError when it is missing, unreadable, no image, truncated, too large, or of a kind that would be misread.
     """
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source), "the image")
     if isinstance(source, Image.Image):
+        if source.mode == "RGB" and SOURCE_FORMAT in source.info:
+            return source
         return _to_rgb(source, "the image")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), "the image")
@@ -48,7 +64,7 @@ def load_image(source: ImageSource) -> Image.Image:
         )
     if isinstance(source, str) and not source:
         raise ImageError("the path of the image is empty")
-    if isinstance(source, str) and "://" in source:
+    if "://" in str(source) and not os.path.exists(source):
         raise ImageError(f"{source} is an address on the web; save the image in a file first")
     path = Path(source)
     try:
@@ -68,23 +84,77 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     if file.seek(0, io.SEEK_END) == 0:
         raise ImageError(f"{name} is empty (0 bytes)")
     try:
+        return _to_rgb(_open(file, name), name)
+    except _DamageError as error:
+        file.seek(0)
+        picture = _mended(file.read(), name)
+        if picture is None:
+            raise error from None
+        return picture
+
+
+def _mended(data: bytes, name: str) -> Image.Image | None:
+    """The picture of a file that Pillow refuses but whose pixels are sound, if they are."""
+    picture, seen = None, set()
+    for copy in copies(data):
+        del picture  # before the next is decoded: a photo takes 144 MB
+        try:
+            picture = _to_rgb(_open(io.BytesIO(copy), name), name)
+        except _DamageError:
+            return None
+        seen.add(sha256(picture.tobytes()).digest())
+    return picture if len(seen) == 1 else None
+
+
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    """An image whose pixels are not decoded yet."""
+    try:
         with warnings.catch_warnings():
             # PIL warns at a limit of its own; ours is checked before anything is decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=FORMATS)
+            return Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{name} is not an image that can be read (JPEG, PNG, WebP, GIF, BMP or TIFF)"
-        ) from None
+        return _open_other(file, name)
     except Image.DecompressionBombError:
         raise ImageError(f"{name} is too large: {_LIMIT}; make it smaller first") from None
     except Exception as error:  # damaged headers lead PIL into errors of any type
         raise _damaged(name, error) from None
-    return _to_rgb(image, name)
 
 
-def _damaged(name: str, error: Exception) -> ImageError:
-    return ImageError(f"{name} cannot be decoded, it may be damaged or truncated: {error}")
+def _open_other(file: BinaryIO, name: str) -> Image.Image:
+    """An image that Pillow alone does not know. Raises ImageError."""
+    file.seek(0)
+    start = file.read(16)
+    file.seek(0)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            needs = "is a HEIC photo, which the package pillow-heif reads"
+            raise ImageError(f"{name} {needs}; {how_to_install('heif')}") from None
+        try:
+            return HeifImageFile(file)
+        except Exception as error:
+            raise _damaged(name, error) from None
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        kind = "is a TIFF of a kind that cannot be read, or damaged"
+        raise ImageError(f"{name} {kind}; save it with 8 bits a channel, or as PNG")
+    if start.startswith((PNG, JPEG)):
+        raise _damaged(name, None)
+    raise ImageError(
+        f"{name} is not an image that can be read (JPEG, PNG, WebP, AVIF, HEIC, GIF, TIFF, BMP and some more)"
+    )
+
+
+def _damaged(name: str, error: Exception | None) -> _DamageError:
+    said = f"{name} cannot be decoded, it may be damaged or truncated"
+    if isinstance(
+        error, (OSError, SyntaxError)
+    ):  # Pillow's words; those of other errors are Python's
+        # Some name an object of Python by its address.
+        reason = " ".join(re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "", str(error)).split())
+        said = f"{said}: {reason}" if reason else said
+    return _DamageError(said)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -117,29 +187,39 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name} is too large, {image.width:,} x {image.height:,}: {_LIMIT}; make it smaller first"
         )
     try:
+        steer(image)
         image.load()  # files are decoded here, so here is where a truncated one shows
-        image = _upright(image)
-        if image.mode.startswith("I;16"):
-            image = _from_array(np.asarray(image))
-        elif image.mode in ("I", "F"):
-            image = _from_array(_in_unit_range(np.asarray(image)))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
+        turn = _turn(image)
+        picture = to_8_bits(image) if is_deep(image) else image
+        if turn is not None:
+            picture = picture.transpose(turn)
+        if (
+            image.format == "TGA"
+            and picture.mode == "RGBA"
+            and picture.getchannel(3).getextrema() == (0, 0)
+        ):
+            picture = picture.convert("RGB")  # its fourth channel is often left empty
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        if picture is image or picture.mode != "RGB":
+            picture = picture.convert("RGB")
+    except KindError as error:
+        raise ImageError(f"{name} {error}; save it with 8 bits a channel") from None
     except Exception as error:  # decoders raise errors of any type
         raise _damaged(name, error) from None
-    image.info = {}  # an orientation left behind would be applied again by the next reader
-    return image
+    # Nothing of the old stays: an orientation would be applied again by the next reader.
+    picture.info = {SOURCE_FORMAT: "JPEG" if image.format == "MPO" else image.format}
+    return picture
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets the picture upright, if anything is to be done."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # 1 is upright
     except Exception:  # EXIF that cannot be read says nothing against the pixels
-        return image
-    turn = _TO_UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
+        return None
+    return _TO_UPRIGHT.get(orientation)
 
 
 _TO_UPRIGHT = {
@@ -151,11 +231,3 @@ _TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def _in_unit_range(values: np.ndarray) -> np.ndarray:
-    """One channel of 32 bits in 0..1: its full scale is not recorded, so the least usual one that holds it."""
-    values = np.nan_to_num(values.astype(np.float32))
-    top = values.max()
-    scale = next((usual for usual in (1, 255, 65535) if top <= usual), top)
-    return (values / scale).clip(0, 1)

@@ -22,7 +22,7 @@ class Frame:
     """How the model's input lies on the original, upright image.
 
     The model saw the box `(left, top, right, bottom)` of an image of `width` x `height` pixels, resized to its
-    input size. Patch coordinates are `(row, column)` on a grid `(h, w)` that divides the box evenly.
+    input size. A grid of patches divides the box evenly.
     """
 
     width: int
@@ -34,29 +34,6 @@ class Frame:
         left, top, right, bottom = self.box
         across, down = width / self.width, height / self.height
         return Frame(width, height, (left * across, top * down, right * across, bottom * down))
-
-    def patch_box(
-        self, row: int, column: int, grid: tuple[int, int]
-    ) -> tuple[float, float, float, float]:
-        """The patch's `(left, top, right, bottom)` in pixels of the original image."""
-        left, top, right, bottom = self.box
-        patch_height, patch_width = (bottom - top) / grid[0], (right - left) / grid[1]
-        return (
-            left + column * patch_width,
-            top + row * patch_height,
-            left + (column + 1) * patch_width,
-            top + (row + 1) * patch_height,
-        )
-
-    def patch_at(self, x: float, y: float, grid: tuple[int, int]) -> tuple[int, int] | None:
-        """The `(row, column)` of the patch that covers pixel `(x, y)`; None where the model did not look."""
-        left, top, right, bottom = self.box
-        if not (left <= x < right and top <= y < bottom):
-            return None
-        row = int((y - top) / (bottom - top) * grid[0])
-        column = int((x - left) / (right - left) * grid[1])
-        # Rounding can carry the last of a pixel over the edge.
-        return min(row, grid[0] - 1), min(column, grid[1] - 1)
 
 
 @dataclass(frozen=True)
