@@ -149,6 +149,18 @@ def test_a_bad_image_is_a_row_with_an_error(here, command, tmp_path):
     assert good["error"] is None
 
 
+def test_what_is_left_out_is_said(here, command, tmp_path):
+    names = ("a.b.png", "c.d.png", "c.png", "e.txt")
+    write_shard(tmp_path / "in" / "0.tar", {name: photo(1) for name in names})
+    (tmp_path / "in" / "notes.md").touch()
+    result = command(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 0
+    assert [row["key"] for row in read(tmp_path / "out")] == ["a.b", "c"]
+    first, *_, last = result.stderr.splitlines()
+    assert first == "left out 1: 1 of other kinds (.md)"
+    assert last.startswith("left out 2 in shards: ")
+
+
 def test_what_is_written_is_not_done_again(here, command, tmp_path):
     source, out = write_photos(tmp_path / "photos", 6), tmp_path / "out"
     command(source, out, "--part-size", 2)
@@ -291,7 +303,9 @@ def test_without_ray_it_says_what_to_install(command, tmp_path, monkeypatch):
 
 
 def test_parts_that_are_left_give_exit_code_1(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(vlm.bulk.dataset, "run", lambda *_: iter([{"images": 2, "errors": 0}]))
+    monkeypatch.setattr(
+        vlm.bulk.dataset, "run", lambda *_: iter([{"images": 2, "errors": 0, "left_out": 0}])
+    )
     result = command(write_photos(tmp_path / "photos", 4), tmp_path / "out", "--part-size", 2)
     assert result.exit_code == 1
     assert result.stdout.startswith("2 images captioned, 0 could not be read, 1 parts left")
@@ -379,8 +393,8 @@ def on_ray(local_ray):
 class Waiting(PartWriter):
     """Stops between captioning and writing, the first time that it does the part with 012.png."""
 
-    def caption(self, units):
-        rows = super().caption(units)
+    def caption(self, units, left_out):
+        rows = super().caption(units, left_out)
         reached = Path(self.job.out).with_name("reached")
         if any(unit.endswith("012.png") for unit in units) and not reached.exists():
             reached.with_suffix(".part").write_text(str(os.getpid()))
@@ -408,8 +422,8 @@ def test_a_killed_worker_loses_nothing(on_ray, tiny_checkpoint, tmp_path, monkey
     results = list(run(job(out, tiny_checkpoint), parts_of(source, 3), workers=1))
     killer.join(timeout=0)
     assert 0 < written_before[0] < 10  # midway
-    assert results.count({"images": 3, "errors": 0}) == 9
-    assert results.count({"images": 3, "errors": 1}) == 1
+    assert results.count({"images": 3, "errors": 0, "left_out": 0}) == 9
+    assert results.count({"images": 3, "errors": 1, "left_out": 0}) == 1
     rows = read(out)
     assert Counter(row["key"] for row in rows) == Counter(str(path) for path in source.iterdir())
     assert [row["key"] for row in rows if row["error"]] == [str(source / "007.png")]
@@ -447,7 +461,7 @@ class Dying(PartWriter):
         self.attempts = attempts
         self.filesystem, self.folder = open_filesystem(job.out)
 
-    def caption(self, units):
+    def caption(self, units, left_out):
         if units[0].endswith("deadly.png"):
             os.kill(os.getpid(), signal.SIGKILL)
         if units[0].endswith("offline.png"):
@@ -460,7 +474,7 @@ def test_a_part_that_kills_or_fails_stops_no_other(on_ray, tmp_path, monkeypatch
     monkeypatch.setattr(vlm.bulk.dataset, "PartWriter", Dying)
     parts = [[f"{name}.png"] for name in ("deadly", "a", "offline", "b", "c", "d")]
     results = list(run(job(tmp_path, "none"), parts, workers=2))
-    assert results == [{"images": 1, "errors": 0}] * 4
+    assert results == [{"images": 1, "errors": 0, "left_out": 0}] * 4
     assert [row["key"] for row in read(tmp_path)] == ["a.png", "b.png", "c.png", "d.png"]
 
 

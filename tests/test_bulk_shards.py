@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -18,6 +19,7 @@ from vlm.bulk.shards import (
     read_unit,
 )
 from vlm.images import ImageError
+from vlm.images.files import LeftOut
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -42,10 +44,10 @@ def contents(
     path: Path | str, format: Format, column: str | None = None, key: str | None = None
 ) -> list[tuple[str | None, bytes | str]]:
     """Keys and bytes of all images below a path, or what is said of those that are none."""
-    _, files = find_files(str(path), format, out="/nowhere")
+    _, files, _ = find_files(str(path), format, out="/nowhere")
     found: list[tuple[str | None, bytes | str]] = []
     for unit, _ in find_units(files, format, column, key):
-        for name, load in read_unit(unit, format, column, key):
+        for name, load in read_unit(unit, format, column, key, LeftOut()):
             try:
                 found.append((name, load()))
             except ImageError as error:
@@ -62,7 +64,8 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_its_images_in_order(folder):
-    format, files = find_files(str(folder), None, out="/nowhere")
+    format, files, left_out = find_files(str(folder), None, out="/nowhere")
+    assert str(left_out) == "left out 3: 1 of other kinds (.txt), 2 hidden"
     assert format is Format.folder
     assert files == [str(folder / name) for name in ("a.PNG", "b.jpg", "sub/c.webp")]
     assert list(find_units(files, format, None, None)) == [(file, 1) for file in files]
@@ -80,7 +83,7 @@ def test_a_folder_is_its_images_in_order(folder):
 )
 def test_a_source_is_a_file_a_folder_or_a_glob(folder, source, names, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    _, files = find_files(source, None, out="/nowhere")
+    _, files, _ = find_files(source, None, out="/nowhere")
     assert files == [str(folder / name) for name in names]
 
 
@@ -89,17 +92,43 @@ def test_a_folder_whose_own_path_is_hidden_is_read(folder):
     assert len(find_files(str(hidden), None, out="/nowhere")[1]) == 3
 
 
+@pytest.mark.parametrize("name", ["notes a::b", "photos [2020]", "a*b?", "zip::x", "file:"])
+def test_signs_of_globs_and_chains_in_names(folder, name, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    odd = folder.rename(folder.with_name(name))
+    (odd / "sub").rename(odd / "sub::2 [x]")
+    names = ["a.PNG", "b.jpg", "sub::2 [x]/c.webp"]
+    for source, expected in {
+        name: names,
+        str(odd): names,
+        f"{odd}/**/*": names,
+        f"{odd}/sub::2 [x]": names[2:],
+        f"{odd}/sub::2 [x]/*": names[2:],
+        f"{odd}/b.jpg": ["b.jpg"],
+        f"{odd}/[ab].*": ["a.PNG", "b.jpg"],
+    }.items():
+        assert find_files(source, None, "/nowhere")[1] == [str(odd / name) for name in expected]
+    assert contents(odd, Format.folder)[2] == (str(odd / names[2]), b"sub/c.webp")
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        find_files(f"{odd}/a::b/gone", None, "/nowhere")
+
+
 def test_any_filesystem_of_fsspec(folder):
     memory = fsspec.filesystem("memory")
-    memory.pipe_file("/photos/sub/1.jpg", b"one")
+    memory.pipe({"/photos/sub/1.jpg": b"one", "/photos/.x/2.jpg": b"", "/photos/3.txt": b""})
     try:
         assert contents("memory://photos", Format.folder) == [
             ("memory:///photos/sub/1.jpg", b"one")
         ]
+        assert len(find_files("memory://photos/*/*.jpg", None, "/nowhere")[1]) == 1
+        left_out = find_files("memory://photos", None, "/nowhere")[2]
+        assert str(left_out) == "left out 2: 1 of other kinds (.txt), 1 hidden"
         filesystem, inside = open_filesystem("memory://photos")
         assert full_path(filesystem, inside) == "memory:///photos"
     finally:
         memory.rm("/photos", recursive=True)
+    zipfile.ZipFile(folder / "photos.zip", "w").close()
+    assert open_filesystem(f"zip://1.jpg::{folder}/photos.zip")[1] == "1.jpg"
 
 
 def test_the_format_is_that_of_the_files(tmp_path):
@@ -109,7 +138,7 @@ def test_the_format_is_that_of_the_files(tmp_path):
     write_table(tmp_path / "tables" / "_metadata.parquet", {"image": [b""]})
     assert find_files(str(tmp_path / "tars"), None, "/nowhere")[0] is Format.webdataset
     found = find_files(str(tmp_path / "tables"), None, "/nowhere")
-    assert found == (Format.parquet, [str(tmp_path / "tables" / "0.parquet")])
+    assert found[:2] == (Format.parquet, [str(tmp_path / "tables" / "0.parquet")])
     with pytest.raises(DatasetError, match="parquet and webdataset; choose with --format"):
         find_files(str(tmp_path), None, "/nowhere")
     assert find_files(str(tmp_path), None, str(tmp_path / "tables"))[0] is Format.webdataset
@@ -141,25 +170,37 @@ def test_a_folder_that_may_not_be_read_is_not_left_out(folder):
 
 
 def test_a_file_that_is_gone_is_an_image_that_cannot_be_read(folder):
-    ((key, load),) = read_unit(str(folder / "gone.jpg"), Format.folder, None, None)
+    ((key, load),) = read_unit(str(folder / "gone.jpg"), Format.folder, None, None, LeftOut())
     assert key == str(folder / "gone.jpg")
     with pytest.raises(ImageError, match=r"gone.jpg cannot be read: No such file"):
         load()
 
 
-def test_a_shard_gives_the_first_image_of_each_sample(tmp_path):
-    files = {
-        "part/000.JPG": b"zero",
-        "part/000.txt": b"a caption",
-        "part/001.json": b"{}",
-        "part/001.png": b"one",
-        "part/001.webp": b"not this",
-        "part/002.seg.png": b"no image of its own",
-    }
-    write_tar(tmp_path / "0.tar", files)
-    assert contents(tmp_path, Format.webdataset) == [("part/000", b"zero"), ("part/001", b"one")]
-    units = find_units([str(tmp_path / "0.tar")], Format.webdataset, None, None)
-    assert list(units) == [(str(tmp_path / "0.tar"), None)]
+@pytest.mark.parametrize(
+    ("names", "keys", "left_out"),
+    [
+        (["p/0.JPG", "p/0.txt", "p/1.json", "p/1.png"], ["p/0", "p/1"], ""),
+        (["1.png", "1.webp"], ["1"], "1 second in their sample"),
+        (["0.depth.png", "0.jpg", "0.seg.png"], ["0"], "2 second in their sample"),
+        # Of another name than the sample's text: no picture of its own.
+        (["2.seg.png", "2.txt"], [], "1 without an image in their sample"),
+        (["3.txt", "3.psd", "4.jpg"], ["4"], "1 without an image in their sample"),
+        (["IMG.2020.01.01.jpg", "IMG.2020.01.02.jpg"], ["IMG.2020.01.01", "IMG.2020.01.02"], ""),
+        (["walk 2.0 (edit).jpg", "a.b.jpg", "a.b.json"], ["walk 2.0 (edit)", "a.b"], ""),
+        (["a.b/1.jpg", "./c.d/2.jpg"], ["a.b/1", "./c.d/2"], ""),
+        ([".jpg", "._5.jpg", "5.jpg", "p/._6.txt"], ["5"], "3 hidden"),
+        ([f"all.{i:03}.jpg" for i in range(99)], [f"all.{i:03}" for i in range(99)], ""),
+    ],
+)
+def test_the_samples_of_a_shard(tmp_path, names, keys, left_out):
+    path = write_tar(tmp_path / "0.tar", {name: name.encode() for name in names})
+    counted = LeftOut()
+    found = list(read_unit(str(path), Format.webdataset, None, None, counted))
+    assert [key for key, _ in found] == keys
+    for key, load in found:
+        assert load().decode().lower().removesuffix(".jpg").removesuffix(".png") == key.lower()
+    assert str(counted).partition(": ")[2] == left_out
+    assert list(find_units([str(path)], Format.webdataset, None, None)) == [(str(path), None)]
 
 
 @pytest.mark.parametrize("damage", ["in an image", "in a header", "between files", "other bytes"])
@@ -259,7 +300,7 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
     with pytest.raises(TimeoutError):
         contents(path, Format.parquet)
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.cat_file", silent)
-    ((_, load),) = read_unit("/x.jpg", Format.folder, None, None)
+    ((_, load),) = read_unit("/x.jpg", Format.folder, None, None, LeftOut())
     with pytest.raises(TimeoutError):
         load()
 

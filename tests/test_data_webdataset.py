@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from training.data.readers import read
 from training.data.records import Box, DataError, ImageRef, Record
@@ -109,6 +110,44 @@ def test_public_forms_of_a_sample(tmp_path):
     assert broken.reason == "it has no image"
     with pytest.raises(DataError, match="no split 'train'; it has all"):
         list(read(tmp_path))
+
+
+def test_dots_in_the_names_of_members(tmp_path):
+    files = {
+        "IMG.2020.01.jpg": PICTURE,
+        "IMG.2020.01.txt": b"one",
+        "IMG.2020.02.jpg": PICTURE,
+        "IMG.2020.02.TXT": b"two",
+        "7.depth.png": b"no picture",
+        "7.jpg": PICTURE,
+        "7.txt": b"seven",
+        "._7.jpg": b"of a Mac",
+    }
+    write_tar(tmp_path / "train-0.tar", files)
+    (tmp_path / "README.md").touch()
+    report = Report()
+    records = list(read(tmp_path, report=report))
+    assert [record.texts for record in records] == [("one",), ("two",), ("seven",)]
+    assert [record.id for record in records] == ["IMG.2020.01", "IMG.2020.02", "7"]
+    assert all(record.image.read() == PICTURE for record in records)
+    assert report.unused == {
+        "files of other kinds (.md)": 1,
+        "files hidden": 1,
+        "files second in their sample": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("JPEG2000", ".jp2"), ("AVIF", ".avif"), ("MPO", ".jpg")]
+)
+def test_a_shard_names_images_by_their_format(tmp_path, kind, suffix):
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, kind)
+    record = Record(ImageRef("memory", data=file.getvalue()), ("black",))
+    write_shards([record], tmp_path, "train")
+    (after,) = read(tmp_path)
+    assert after.image.member.endswith(suffix)
+    assert after.image.read() == file.getvalue()
 
 
 def test_splits_are_read_from_names_and_folders(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from vlm.images.files import LeftOut
+
 from .records import DataError
 
 
@@ -44,6 +46,11 @@ class Report:
         self.broken.append(broken)
         if self.seen >= self.least:
             self.check()
+
+    def pass_over(self, left_out: LeftOut) -> None:
+        """Count what a listing of files left out."""
+        for reason, number in left_out.totals().items():
+            self.unused[f"files {reason}"] += number
 
     def check(self) -> None:
         """Raise DataError when the share of broken entries is above the limit."""

@@ -14,10 +14,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from vlm.bulk.shards import check_end
-from vlm.images import EXTENSIONS, ImageError, load_image
+from vlm.bulk.tars import read_members, samples
+from vlm.images import ImageError, load_image
+from vlm.images.decode import SOURCE_FORMAT
+from vlm.images.files import FORMATS, LeftOut, files_below
 
 from .layout import pick_split
 from .records import Box, DataError, ImageRef, Record
@@ -55,21 +55,27 @@ def read_webdataset(
     """
     if images is not None:
         raise DataError("WebDataset shards hold their images; leave images= out.")
-    for shard in find_shards(path, split):
+    for shard in find_shards(path, split, report):
         yield from read_shard(shard, report)
 
 
-def find_shards(path: str | Path, split: str) -> list[Path]:
+def find_shards(path: str | Path, split: str, report: Report | None = None) -> list[Path]:
     """Return the shards of a split in the order of their names. Raises DataError."""
     path = Path(path)
     if path.is_file():
         return [path]
     shards: dict[str, list[Path]] = defaultdict(list)
-    for shard in sorted(path.rglob("*.tar")):
+    left_out = LeftOut()
+    for shard in sorted(map(Path, files_below(path, left_out))):
+        if shard.suffix != ".tar":
+            left_out.add(shard.name)
+            continue
         match = re.search(r"([a-z]+)[-_]\d+\.tar$", shard.name)
         name = match[1] if match else shard.parent.name if shard.parent != path else ""
         for part in {name, "all"} - {""}:
             shards[part].append(shard)
+    if report is not None:
+        report.pass_over(left_out)
     return shards[pick_split(split, shards, path)]
 
 
@@ -81,8 +87,11 @@ def read_shard(shard: Path, report: Report | None = None) -> Iterator[Record]:
         yield _from_json(content, ImageRef(str(shard), member=image))
 
     try:
-        rows = (row for sample in _samples(shard) for row in _rows(sample))
+        left_out = LeftOut()
+        rows = (row for sample in _samples(shard, left_out) for row in _rows(sample))
         yield from parse_rows(rows, parse, shard, report)
+        if report is not None:
+            report.pass_over(left_out)
     except (OSError, tarfile.TarError) as error:
         skip(str(shard), f"the shard is not a whole uncompressed tar file: {error}", report)
 
@@ -111,27 +120,18 @@ def _rows(sample: dict[str, Any]) -> Iterator[tuple[str, tuple[str, Any] | RowEr
         yield place, error
 
 
-def _samples(shard: Path) -> Iterator[dict[str, Any]]:
-    """Yield {key, image, txt, json} for each run of files with one name up to the first dot."""
-    sample: dict[str, Any] = {}
-    with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for entry in tar:
-            if not entry.isfile():
-                continue
-            folder, _, name = entry.name.rpartition("/")
-            stem, _, extension = name.partition(".")
-            key = f"{folder}/{stem}" if folder else stem
-            if sample and key != sample["key"]:
-                yield sample
-                sample = {}
-            sample["key"] = key
-            if f".{extension.lower()}" in EXTENSIONS:
-                sample["image"] = entry.name
-            elif extension in ("txt", "json"):
-                sample[extension] = tar.extractfile(entry).read()  # type: ignore[union-attr]
-        if sample:
+def _samples(shard: Path, left_out: LeftOut) -> Iterator[dict[str, Any]]:
+    """Yield {key, image, txt, json} for each sample; raises TarError where the shard ends too early."""
+    damage: list[str] = []
+    with shard.open("rb") as file:
+        members = read_members(file, lambda name: name.lower().endswith((".txt", ".json")), damage)
+        for key, files, image in samples(members, left_out):
+            sample: dict[str, Any] = {"key": key} if image is None else {"key": key, "image": image}
+            kinds = {name[len(key) + 1 :].lower(): data for name, data in files.items()}
+            sample |= {kind: kinds[kind] for kind in ("txt", "json") if kind in kinds}
             yield sample
-        check_end(tar, file)
+    if damage:
+        raise tarfile.ReadError(damage[0])
 
 
 def write_shards(
@@ -173,11 +173,11 @@ def _encode(
         ref = group[0].image
         try:
             data = ref.read()
-            load_image(data)
+            picture = load_image(data)
         except (DataError, ImageError) as error:
             skip(str(ref), str(error), report)
             continue
-        extension = str(Image.open(io.BytesIO(data)).format).lower().replace("jpeg", "jpg")
+        extension = FORMATS[picture.info[SOURCE_FORMAT]][0].removeprefix(".")
         if report is not None:
             report.good += 1
         content = {"records": [_to_json(record) for record in group]}

@@ -37,6 +37,8 @@ from vlm.options import Options
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vlm.images.files import LeftOut
+
 ATTEMPTS = 3  # of a part whose worker dies; then it is left to the next run
 MAX_FAILED = 20  # parts; with more than these the fault is not theirs, and the run stops
 REPORT_SECONDS = 60  # between lines of progress
@@ -115,7 +117,9 @@ def caption_dataset(
         raise DatasetError("OpenVINO runs models on the CPU here, not on cuda")
     filesystem, inside = open_filesystem(out)
     out = full_path(filesystem, inside)
-    chosen, files = find_files(source, format, out)
+    chosen, files, left_out = find_files(source, format, out)
+    if left_out:
+        say(str(left_out))
     name = _checked_model(model, openvino, int8)
     if chosen is not Format.parquet and (column is not None or key is not None):
         raise DatasetError(f"--column and --key are for parquet files; {source} has none")
@@ -123,7 +127,7 @@ def caption_dataset(
     done = finished_units(out, settings)
     units = find_units(files, chosen, column, key)
     parts = list(cut(((name, n) for name, n in units if name not in done), part_size))
-    captioned = unreadable = finished = 0
+    captioned = unreadable = finished = members = 0
     if parts:
         filesystem.makedirs(inside, exist_ok=True)
         job = Job(out, chosen, settings, openvino, batch_size, cpus, device)
@@ -132,12 +136,16 @@ def caption_dataset(
             finished += 1
             captioned += part["images"] - part["errors"]
             unreadable += part["errors"]
+            members += part["left_out"]
             now = time.monotonic()
             if now - reported > REPORT_SECONDS or finished == len(parts):
                 reported = now
                 rate = (captioned + unreadable) / (now - start)
                 line = f"{finished} of {len(parts)} parts, {rate:.1f} images/s"
                 say(line)
+    if members:
+        reasons = "hidden files, second images of samples, and samples without an image"
+        say(f"left out {members} in shards: {reasons}")
     return Outcome(captioned, unreadable, len(parts) - finished, len(done))
 
 
@@ -294,12 +302,16 @@ class PartWriter:
         return self.make(units)
 
     def make(self, units: list[str]) -> dict[str, int]:
-        """Caption a part and write it; return how many images and errors it has."""
-        rows = self.caption(units)
-        self.write(units, rows)
-        return {"images": len(rows), "errors": sum(row["error"] is not None for row in rows)}
+        """Caption a part and write it; return how many images and errors it has, and left out of its shards."""
+        from vlm.images.files import LeftOut
 
-    def caption(self, units: list[str]) -> list[dict[str, Any]]:
+        left_out = LeftOut()
+        rows = self.caption(units, left_out)
+        self.write(units, rows)
+        errors = sum(row["error"] is not None for row in rows)
+        return {"images": len(rows), "errors": errors, "left_out": left_out.total()}
+
+    def caption(self, units: list[str], left_out: LeftOut) -> list[dict[str, Any]]:
         """A row for each image, in order."""
         rows: list[dict[str, Any]] = []
         batch: list[tuple[dict[str, Any], Image.Image]] = []
@@ -313,7 +325,9 @@ class PartWriter:
                 batch.clear()
 
         with ThreadPoolExecutor(2 * self.job.cpus + 2) as pool:
-            for row, picture in ahead(pool, self.read, self.items(units), 2 * self.job.batch_size):
+            for row, picture in ahead(
+                pool, self.read, self.items(units, left_out), 2 * self.job.batch_size
+            ):
                 rows.append(row)
                 if picture is not None:
                     batch.append((row, picture))
@@ -322,12 +336,16 @@ class PartWriter:
             finish()
         return rows
 
-    def items(self, units: list[str]) -> Iterator[tuple[str, str | None, Callable[[], bytes]]]:
+    def items(
+        self, units: list[str], left_out: LeftOut
+    ) -> Iterator[tuple[str, str | None, Callable[[], bytes]]]:
         """The file, the key and the bytes of each image."""
         settings = self.job.settings
         for unit in units:
             file = unit.rpartition("#")[0] if self.job.format is Format.parquet else unit
-            for key, load in read_unit(unit, self.job.format, settings.column, settings.key):
+            for key, load in read_unit(
+                unit, self.job.format, settings.column, settings.key, left_out
+            ):
                 yield file, key, load
 
     def read(

@@ -6,14 +6,14 @@ group by `path#number`.
 
 from __future__ import annotations
 
+import glob
 import os
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from vlm.errors import UserError
 
@@ -21,6 +21,8 @@ from vlm.errors import UserError
 if TYPE_CHECKING:
     import pyarrow
     from fsspec import AbstractFileSystem
+
+    from vlm.images.files import LeftOut
 
 ROWS = 16  # of a parquet file, in memory together
 LISTING = 32  # files whose footer is read at the same time
@@ -43,9 +45,18 @@ Item = tuple[str | None, Callable[[], bytes]]
 
 
 def open_filesystem(path: str) -> tuple[AbstractFileSystem, str]:
-    """The filesystem that a path or URL names, and the path on it. Raises DatasetError where there is none."""
-    from fsspec.core import url_to_fs
+    """The filesystem that a path or URL names, and the path on it. Raises DatasetError where there is none.
 
+    A path that exists is one, and so is what has "::" for no chain of filesystems ("zip://*.jpg::photos.zip").
+    """
+    import fsspec
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
+
+    first, chained, _ = path.partition("::")
+    is_chain = chained and ("://" in path or first in fsspec.available_protocols())
+    if os.path.lexists(path) or (chained and not is_chain):
+        return LocalFileSystem(), os.path.abspath(path)
     try:
         filesystem, inside = url_to_fs(path)
     except (ValueError, ImportError) as error:  # an unknown protocol, or its package is not there
@@ -64,50 +75,74 @@ def _is_local(filesystem: AbstractFileSystem) -> bool:
     return isinstance(filesystem, LocalFileSystem)
 
 
-def find_files(source: str, format: Format | None, out: str) -> tuple[Format, list[str]]:
-    """The files of a dataset in the order of their names, and its format, which is that of its files if not given.
+def find_files(source: str, format: Format | None, out: str) -> tuple[Format, list[str], LeftOut]:
+    """The format of a dataset (that of its files, if not given), its files by name, and what is left out.
 
-    `source` is a file, a folder (all below it) or a glob. Left out is what lies below `out` (a full path), what has a
-    name that begins with a dot and, as parquet's readers do, tables whose name begins with "_". Raises DatasetError
-    when there is nothing, or files of several formats.
+    `source` is a file, a folder (all below it) or a glob. Left out is what is hidden or of another kind and, as
+    parquet's readers do, tables whose name begins with "_". What lies below `out` (a full path) is not looked at.
+    Raises DatasetError when there is nothing, or files of several formats.
     """
+    from vlm.images.files import LeftOut
+
     filesystem, inside = open_filesystem(source)
-    if filesystem.exists(inside):
-        # fsspec would leave out folders that it may not read, without a word.
-        names = filesystem.find(inside, **{"on_error": "raise"} if _is_local(filesystem) else {})
-        below = len(inside)
-    elif any(sign in inside for sign in "*?["):
-        names = filesystem.glob(inside)
-        below = len(inside[: min(inside.find(s) for s in "*?[" if s in inside)].rpartition("/")[0])
-    else:
+    left_out = LeftOut()
+    names = _names_below(filesystem, inside, left_out)
+    if names is None:
         raise DatasetError(f"{source}: no such file or folder")
-    files: dict[Format, list[str]] = {}
+    files: dict[Format | None, list[str]] = {}
     for name in names:
         path = full_path(filesystem, name)
-        kind = _format(name)
-        hidden = any(part.startswith(".") for part in name[below:].split("/"))
-        if kind is not None and not hidden and not path.startswith(f"{out}/"):
-            files.setdefault(kind, []).append(path)
+        if not path.startswith(f"{out}/"):
+            files.setdefault(_format(name), []).append(path)
+    others = files.pop(None, [])
     if format is None and len(files) > 1:
-        kinds = " and ".join(sorted(files))
+        kinds = " and ".join(sorted(kind for kind in files if kind))
         raise DatasetError(f"{source} has files of the formats {kinds}; choose with --format")
     chosen = format or next(iter(files), None)
+    for kind, paths in files.items():
+        others += paths if kind is not chosen else []
+    for path in others:
+        left_out.add(path)
     if chosen is None or chosen not in files:
         what = "image, parquet file or WebDataset shard (.tar)" if format is None else f"{format}"
-        raise DatasetError(f"{source}: no {what} there")
-    return chosen, sorted(files[chosen])
+        raise DatasetError(f"{source}: no {what} there" + (f"; {left_out}" if left_out else ""))
+    return chosen, sorted(files[chosen]), left_out
+
+
+def _names_below(
+    filesystem: AbstractFileSystem, inside: str, left_out: LeftOut
+) -> list[str] | None:
+    """The files of a path or glob, without the hidden; None where there is nothing of that name."""
+    from vlm.images.files import HIDDEN, files_below, is_glob, matches
+
+    if _is_local(filesystem):
+        if os.path.isdir(inside):
+            return list(files_below(inside, left_out))
+        if os.path.exists(inside):
+            return [inside]
+        return list(matches(inside, left_out)) if is_glob(inside) else None
+    if filesystem.exists(inside):
+        names, below = filesystem.find(inside), len(inside)
+    elif glob.has_magic(inside):
+        names = filesystem.glob(inside)
+        start = min(inside.find(sign) for sign in "*?[" if sign in inside)
+        below = len(inside[:start].rpartition("/")[0])
+    else:
+        return None
+    visible = [name for name in names if "/." not in f"/{name[below:]}"]
+    left_out[HIDDEN] += len(names) - len(visible)
+    return visible
 
 
 def _format(name: str) -> Format | None:
-    from vlm.images import EXTENSIONS
+    from vlm.images import is_image
 
-    file = name.rpartition("/")[2]
-    extension = f".{file.rpartition('.')[2].lower()}"
-    if extension in EXTENSIONS:
+    if is_image(name):
         return Format.folder
-    if extension == ".parquet":
-        return None if file.startswith("_") else Format.parquet
-    return Format.webdataset if extension == ".tar" else None
+    file = name.rpartition("/")[2].lower()
+    if file.endswith(".parquet") and not file.startswith("_"):
+        return Format.parquet
+    return Format.webdataset if file.endswith(".tar") else None
 
 
 def find_units(
@@ -173,17 +208,19 @@ def _holds_bytes(kind: pyarrow.DataType) -> bool:
     return str(kind).startswith("struct<") and kind.get_field_index("bytes") >= 0
 
 
-def read_unit(unit: str, format: Format, column: str | None, key: str | None) -> Iterator[Item]:
+def read_unit(
+    unit: str, format: Format, column: str | None, key: str | None, left_out: LeftOut
+) -> Iterator[Item]:
     """The images of a unit. What is damaged is an item too, whose bytes raise ImageError.
 
-    Keys: an image's path; a sample's name in its shard; the `key` column of a row, or its number in the file. A sample
-    has one image, the first of its files that is one. A string in the image column is a path, beside the table if
-    relative. Raises OSError when the storage does not answer.
+    Keys: an image's path; a sample's key in its shard (see `vlm.bulk.tars.samples`); the `key` column of a row, or its
+    number in the file. A string in the image column is a path, beside the table if relative. What a shard has besides
+    is counted in `left_out`. Raises OSError when the storage does not answer.
     """
     if format is Format.folder:
         yield unit, partial(_fetch, unit)
     elif format is Format.webdataset:
-        yield from _read_shard(unit)
+        yield from _read_shard(unit, left_out)
     else:
         yield from _read_rows(unit, column, key)
 
@@ -211,35 +248,21 @@ def _broken(reason: str) -> bytes:
     raise ImageError(reason)
 
 
-def _read_shard(path: str) -> Iterator[Item]:
-    from vlm.images import EXTENSIONS
+def _read_shard(path: str, left_out: LeftOut) -> Iterator[Item]:
+    from vlm.bulk.tars import read_members, samples
+    from vlm.images.files import NO_IMAGE, is_image
 
     filesystem, inside = open_filesystem(path)
-    last = None
+    damage: list[str] = []
     with filesystem.open(inside, "rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    folder, _, name = member.name.rpartition("/")
-                    stem, _, extension = name.partition(".")
-                    key = f"{folder}/{stem}" if folder else stem
-                    if member.isfile() and f".{extension.lower()}" in EXTENSIONS and key != last:
-                        data = tar.extractfile(member).read()  # type: ignore[union-attr]
-                        yield key, partial(bytes, data)
-                        last = key
-                check_end(tar, file)
-        except tarfile.TarError as error:
-            yield None, partial(_broken, f"{path} is damaged from here on: {error}")
-
-
-def check_end(tar: tarfile.TarFile, file: BinaryIO) -> None:
-    """Raise tarfile.ReadError where a tar file that has been read ends too early.
-
-    tarfile takes a damaged header for the end, and so a cut between two files; the end is a block of zeros.
-    """
-    file.seek(tar.offset)
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"neither a file nor the end at byte {tar.offset}")
+        members = read_members(file, is_image, damage)
+        for sample in samples(members, left_out):
+            if sample.image is None:
+                left_out[NO_IMAGE] += 1
+            else:
+                yield sample.key, partial(bytes, sample.files[sample.image])
+    if damage:
+        yield None, partial(_broken, f"{path} is damaged from here on: {damage[0]}")
 
 
 def _read_rows(unit: str, column: str | None, key: str | None) -> Iterator[Item]:
