@@ -98,3 +98,26 @@ def test_missing_cells_cost_their_row_and_a_missing_id_nothing(tmp_path):
             DataError, match="columns must map image, text, question or id to names"
         ):
             list(read(folder, "datasets", columns=columns))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["photos [2]", "a::b", "*?"])
+def test_a_folder_with_signs_of_globs_and_chains_in_its_name(name, streaming, tmp_path):
+    columns = {"image": "picture", "text": "says"}
+    repository, saved = tmp_path / name / "repository", tmp_path / name / "saved"
+    table().to_parquet(tmp_path / "train.parquet")
+    repository.mkdir(parents=True)
+    (tmp_path / "train.parquet").rename(repository / "train.parquet")
+    (tmp_path / "plain").symlink_to(repository)
+    table().save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved").rename(saved)
+    for folder in (repository, saved, tmp_path / "plain"):
+        split = "all" if folder == saved else "train"
+        records = list(read(folder, "datasets", split, columns=columns, streaming=streaming))
+        assert [record.image.read() for record in records] == [
+            Path(picture).read_bytes() for picture in PICTURES
+        ]
+    (tmp_path / name / "empty").mkdir()
+    with pytest.raises(DataError, match="empty cannot be loaded") as raised:
+        list(read(tmp_path / name / "empty", "datasets"))
+    assert "links" not in str(raised.value)

@@ -149,3 +149,33 @@ def test_kohya_text_file_that_is_no_utf8_costs_its_image_alone(tmp_path: Path) -
         "the caption has characters that are not UTF-8",
         "c.txt is empty",
     ]
+
+
+def test_kohya_reads_what_the_command_line_reads_and_counts_the_others(tmp_path):
+    picture = (FIXTURES / "kohya" / "5_square" / "0.png").read_bytes()
+    for name in ("in/a.jfif", "in/b.v2.png", "in/forest.png/c.avif", "out/d.png", "in/.e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture)
+        (tmp_path / name).with_suffix(".txt").write_text("a square")
+    for name in ("alone.txt", "f.psd"):
+        (tmp_path / "in" / name).write_text("?")
+    (tmp_path / "in" / "linked").symlink_to("../out")
+    (tmp_path / "in" / "linked" / "up").symlink_to("../in")
+    report = Report()
+    records = list(read(tmp_path / "in", split="all", report=report))
+    names = ["a.jfif", "b.v2.png", "forest.png/c.avif", "linked/d.png"]
+    assert [record.id for record in records] == names
+    assert report.unused == {
+        "files of other kinds (.psd, .txt)": 2,
+        "files hidden": 2,
+        "files linked again": 1,
+    }
+    assert "not used: files linked again (1)" in report.summary()
+
+
+def test_imagefolder_counts_images_without_a_row(tmp_path):
+    shutil.copytree(FIXTURES / "imagefolder_csv", tmp_path, dirs_exist_ok=True)
+    shutil.copy(FIXTURES / "kohya" / "5_square" / "0.png", tmp_path / "new.png")
+    report = Report()
+    assert len(list(read(tmp_path, split="all", report=report))) == 10
+    assert report.unused["files without a row in the table"] == 1

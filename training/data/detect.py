@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlm.images import EXTENSIONS
+from vlm.images.files import LeftOut, files_below, is_image
 
 from .layout import DEV_NAMES
 from .records import DataError
@@ -85,8 +85,8 @@ def detect_format(path: str | Path) -> str:
     places = places or _named(path, WEAK_FILES)
     if places:
         return next(iter(places))
-    images = (file for file in path.rglob("[!.]*") if file.suffix.lower() in EXTENSIONS)
-    if any(image.with_suffix(".txt").is_file() for image in images):
+    images = filter(is_image, files_below(path, LeftOut(), problems=[]))
+    if any(Path(image).with_suffix(".txt").is_file() for image in images):
         return "kohya"
     files = [*path.glob("*.json"), *path.glob("*.jsonl")]
     told = [(file.name, format) for file in sorted(files)[:20] if (format := _by_keys(file))]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +36,7 @@ def read_datasets(
     """
     import datasets
 
-    try:
-        if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(str(path), config, streaming=streaming)
-    except _failures() as error:
-        raise _cannot_load(path, error) from error
+    loaded = _load(Path(path), config, streaming)
     if hasattr(loaded, "keys"):  # a dictionary of splits
         table = loaded[pick_split(split, loaded.keys(), path)]
     else:
@@ -64,6 +62,41 @@ def read_datasets(
     yield from parse_rows(entries(rows()), parse, path, report)
 
 
+def _load(path: Path, config: str | None, streaming: bool) -> Any:
+    import datasets
+    from datasets.data_files import get_data_patterns
+
+    saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
+    odd = path.is_dir() and bool(re.search(r"[*?\[]|::", str(path.resolve())))
+    source = _plain_link(path) if odd else str(path)
+    try:
+        if saved:
+            return datasets.load_from_disk(source)
+        files = None
+        if odd:  # named through the link, for the library would look at where it leads
+            patterns = get_data_patterns(source)
+            files = {split: [f"{source}/{one}" for one in patterns[split]] for split in patterns}
+        return datasets.load_dataset(source, config, data_files=files, streaming=streaming)
+    except _failures() as error:
+        raise _cannot_load(path, error, source) from error
+
+
+def _plain_link(folder: Path) -> str:
+    """A link to a folder whose name `datasets` would take for a glob or a chain of filesystems.
+
+    It is the same in every run, for so is what the library caches of it.
+    """
+    import datasets
+
+    target = folder.resolve()
+    name = sha256(os.fsencode(target)).hexdigest()[:16]
+    link = Path(datasets.config.HF_DATASETS_CACHE) / "links" / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(target)
+    return str(link)
+
+
 def _failures() -> tuple[type[Exception], ...]:
     """What the library raises for a dataset that it cannot read."""
     import datasets
@@ -79,11 +112,12 @@ def _failures() -> tuple[type[Exception], ...]:
     )
 
 
-def _cannot_load(path: str | Path, error: Exception) -> DataError:
-    cause = (
-        error.__cause__ or error
-    )  # "An error occurred while generating the dataset" is no reason
-    reason = "its description is damaged" if isinstance(cause, LookupError | TypeError) else cause
+def _cannot_load(path: str | Path, error: Exception, source: str = "") -> DataError:
+    # "An error occurred while generating the dataset" is no reason.
+    cause = error.__cause__ or error
+    reason = str(cause).replace(source, str(path)) if source else str(cause)
+    if isinstance(cause, LookupError | TypeError):
+        reason = "its description is damaged"
     return DataError(f"The dataset {path} cannot be loaded: {reason}")
 
 

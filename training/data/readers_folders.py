@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm.images import EXTENSIONS
+from vlm.images.files import NO_ROW, LeftOut, files_below, is_image
 
 from .columns import find_columns, row_record
 from .layout import SPLIT_NAMES, held_out, pick_split
 from .records import DataError, ImageRef, Record
 from .report import Report
-from .rows import RowError, entries, file_name, parse_rows
+from .rows import RowError, entries, file_name, parse_rows, skip
 from .text_files import Rows, read_json_rows, read_lines, read_table
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -43,6 +44,10 @@ def read_imagefolder(
     cells = [row.get(found.image) for _, row in rows if isinstance(row, dict)]
     names = {str(name).strip() for name in cells if name}
     wanted = names if is_split else set(held_out(names, split, file))
+    if images is None and report is not None:
+        known = {os.path.normpath(name) for name in names}
+        there = filter(is_image, _names_below(root, LeftOut(), report))
+        report.pass_over(LeftOut({NO_ROW: sum(name not in known for name in there)}))
 
     def parse(row: Any) -> Iterator[Record]:
         name = file_name(row, found.image)
@@ -69,13 +74,17 @@ def read_kohya(
     """
     root, is_split = _split_folder(Path(path), split, Path.is_dir)
     folder = Path(images) if images is not None else root
-    names = sorted(
-        str(file.relative_to(folder))
-        for file in folder.rglob("[!.]*")  # nor what macOS leaves beside each
-        if file.suffix.lower() in EXTENSIONS and file.is_file()
-    )
+    left_out = LeftOut()
+    below = _names_below(folder, left_out, report)
+    names = sorted(filter(is_image, below))
     if not names:
         raise DataError(f"The folder {folder} has no images.")
+    texts = {os.path.splitext(name)[0] + extension for name in names}
+    for name in below:
+        if name not in texts and not is_image(name):
+            left_out.add(name)
+    if report is not None:
+        report.pass_over(left_out)
 
     def parse(name: str) -> Iterator[Record]:
         text_file = (root / name).with_suffix(extension)
@@ -88,6 +97,15 @@ def read_kohya(
 
     wanted = names if is_split else held_out(names, split, root)
     yield from parse_rows(((name, name) for name in wanted), parse, root, report)
+
+
+def _names_below(folder: Path, left_out: LeftOut, report: Report | None) -> list[str]:
+    """The files below a folder, relative to it; a folder that may not be read goes into the report."""
+    problems: list[str] = []
+    names = [os.path.relpath(file, folder) for file in files_below(folder, left_out, problems)]
+    for problem in problems:
+        skip(str(folder), problem, report)
+    return names
 
 
 def _split_folder(path: Path, split: str, holds: Callable[[Path], bool]) -> tuple[Path, bool]:
