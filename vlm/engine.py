@@ -93,7 +93,7 @@ class Job(Generic[T]):
         with suppress(InvalidStateError):  # cancelled just now
             self.future.set_result(result)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
@@ -216,7 +216,7 @@ class Engine:
                 self._decode(jobs)
             else:
                 jobs[0].finish(jobs[0].work())
-        except Exception as error:
+        except BaseException as error:  # what would end the thread is told to who waits, too
             if len(jobs) == 1:
                 jobs[0].fail(error)
                 return

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +16,28 @@ if TYPE_CHECKING:
 
     from vlm.answers import Answer
     from vlm.captioner import Captioner
+    from vlm.engine import Engine, Job
 
 
 def caption_files(
-    captioner: Captioner, files: Iterable[str], problems: list[str], **options: Any
+    engine: Engine, files: Iterable[str], problems: list[str], **options: Any
 ) -> Iterator[tuple[str, Answer]]:
     """Each readable file with its caption, in order; a sentence on each of the others is added to `problems`.
 
-    `options` are those of `vlm.Options`. Files are taken a batch ahead of the captions, so whoever counts them as they
-    are taken sees how far it is.
+    `options` are those of `vlm.Options`. A batch of files is read while the engine writes the captions of the one
+    before, so whoever counts them as they are taken sees how far it is.
     """
+    captioner = engine.captioner
+    owner = object()
+    ahead: tuple[list[str], Job[list[Answer]]] | None = None
     for batch in _batches(captioner, files, problems):
-        answers = captioner.caption([picture for _, picture in batch], **options)
-        yield from zip((path for path, _ in batch), answers)
+        pictures = [picture for _, picture in batch]
+        job = engine.call(owner, partial(captioner.caption, pictures, **options))
+        if ahead is not None:
+            yield from zip(ahead[0], ahead[1].result())
+        ahead = [path for path, _ in batch], job
+    if ahead is not None:
+        yield from zip(ahead[0], ahead[1].result())
 
 
 def _batches(

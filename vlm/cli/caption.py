@@ -67,9 +67,11 @@ def caption(
     alone = len(images) == 1 and os.path.isfile(images[0])
     try:
         if files:
+            from vlm.engine import Engine
+
             captioner = load(model, device, openvino, int8)
-            with progress_bar(files) as taken:
-                for path, answer in caption_files(captioner, taken, problems, **options):
+            with Engine(captioner) as engine, progress_bar(files) as taken:
+                for path, answer in caption_files(engine, taken, problems, **options):
                     if write_txt:
                         write_text(text_file(path), answer.text, problems)
                     if as_json:
