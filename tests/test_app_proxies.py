@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from app_server import (
     serving,
 )
 from documentation import blocks
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 import vlm
 from vlm.app.accounts import add_account
@@ -60,9 +61,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def nginx(sample: str, upstream: int, folder: Path) -> Iterator[int]:
-    """nginx with a server of the documentation, on a free port of this machine."""
-    port = free_port()
+def nginx(sample: str, upstream: int, folder: Path, port: int | None = None) -> Iterator[int]:
+    """nginx with a server of the documentation, on a port of this machine."""
+    port = port or free_port()
     server = sample.replace("listen 443 ssl", f"listen {port} ssl")
     server = server.replace("127.0.0.1:7860", f"127.0.0.1:{upstream}")
     server = server.replace("server_name photos.example.org", "server_name localhost")
@@ -162,10 +163,31 @@ def sample_of(language: str) -> str:
     return sample
 
 
-def log_in(page: Page, name: str, password: str) -> None:
-    page.get_by_label("username").fill(name)
-    page.get_by_label("password").fill(password)
+def use(browser: Browser, address: str, caption: Answer) -> None:
+    """Log in, have a photo captioned and ask about it; all requests go to the address."""
+    troubles: list[str] = []
+    context = browser.new_context(ignore_https_errors=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda r: r.url.startswith((address, "data:")) or troubles.append(r.url))
+    page.goto(address)
+    page.get_by_label("username").fill("ada")
+    page.get_by_label("password").fill(PASSWORD)
     page.get_by_role("button", name="login").click()
+    page.locator(".examples button").first.wait_for()
+    choose_file(page, DOG)
+    assert_captioned(page, caption)
+    picture = page.locator(".picture img")
+    expect(picture).to_have_js_property("complete", True)
+    assert picture.evaluate("image => image.naturalWidth") == 640
+    page.get_by_label("Ask about the photo").fill("is there a dog?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".answers li")).to_have_count(1, timeout=PATIENCE)
+    photo = picture.evaluate("image => image.src")
+    assert httpx.get(photo, verify=False).status_code == 401
+    context.close()
+    assert troubles == []
 
 
 @pytest.mark.parametrize(
@@ -185,26 +207,24 @@ def test_the_app_works_under_a_path_with_https_and_a_login(
     browser: Browser,
     dog_caption: Answer,
 ) -> None:
-    troubles: list[str] = []
     with proxy(sample_of(language), upstream, certificate) as port:
-        context = browser.new_context(ignore_https_errors=True)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        own = f"https://localhost:{port}/vlm"
-        page.on("request", lambda r: r.url.startswith((own, "data:")) or troubles.append(r.url))
-        page.goto(own)  # without the slash
-        log_in(page, "ada", PASSWORD)
-        page.locator(".examples button").first.wait_for()
-        choose_file(page, DOG)
-        assert_captioned(page, dog_caption)
-        picture = page.locator(".picture img")
-        expect(picture).to_have_js_property("complete", True)
-        assert picture.evaluate("image => image.naturalWidth") == 640
-        page.get_by_label("Ask about the photo").fill("is there a dog?")
-        page.keyboard.press("Enter")
-        expect(page.locator(".answers li")).to_have_count(1, timeout=PATIENCE)
-        photo = picture.evaluate("image => image.src")
-        assert httpx.get(photo, verify=False).status_code == 401
-        context.close()
-    assert troubles == []
+        use(browser, f"https://localhost:{port}/vlm", dog_caption)  # without the slash
+
+
+def test_a_whole_address_does_for_a_web_server_that_passes_nothing_on(
+    tiny_checkpoint: Path,
+    users: Path,
+    certificate: Path,
+    browser: Browser,
+    dog_caption: Answer,
+) -> None:
+    program("nginx")
+    bare = re.sub(r".*proxy_set_header.*\n", "", sample_of("nginx"))
+    port = free_port()
+    address = f"https://localhost:{port}/vlm"
+    options = ("--root-path", address, "--auth-file", str(users))
+    with serving(tiny_checkpoint, *options) as (local, _):
+        upstream = httpx.URL(local).port
+        assert upstream
+        with nginx(bare, upstream, certificate, port):
+            use(browser, address + "/", dog_caption)

@@ -185,10 +185,9 @@ function showPhoto({ turn, file, name, width, height, box }) {
   for (const part of [picture, find(".controls"), find(".reading")]) part.hidden = false;
 }
 
-/** An address on the server, by way of the host that sent this page: behind a proxy the server may not know it. */
+/** A file's address, from where this page is: behind a proxy the server may not know its own scheme, host and path. */
 function fromHere(url) {
-  const { pathname, search } = new URL(url, document.baseURI);
-  return pathname + search;
+  return new URL(url.slice(url.indexOf("/gradio_api/") + 1), document.baseURI).href;
 }
 
 function showAnswer(answer) {
