@@ -11,8 +11,7 @@ from vlm.errors import UserError
 from vlm.model.vision import folded
 from vlm.runtimes.openvino import BackendError, compiled
 from vlm.runtimes.packed import can_pack, packed
-from vlm.weights.convert import converted
-from vlm.weights.families import recognise
+from vlm.weights.conversions import as_ours
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
@@ -30,9 +29,9 @@ def load(
 ) -> Captioner:
     """Load a checkpoint: the bundled one, a bundled name, a folder, or a hub id.
 
-    One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the
-    result is kept; see `vlm.weights.convert`. `device` is "cpu", "cuda", "cuda:1", "mps" or "auto", which takes CUDA
-    where it is and nothing asks for OpenVINO, else the CPU. On x86 processors the weights are laid out for inference;
+    One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the result
+    is kept; see `vlm.weights.conversions`. `device` is "cpu", "cuda", "cuda:1", "mps" or "auto", which takes CUDA where
+    it is and nothing asks for OpenVINO, else the CPU. On x86 processors the weights are laid out for inference;
     see `vlm.runtimes.packed`. With `openvino` OpenVINO runs the model, and with `int8` so, over weights in 8 bits; see
     `vlm.runtimes.openvino`. Neither has gradients: with `gradients` the model is plain torch. Raises
     `vlm.weights.CheckpointError` when there is no such checkpoint or it is damaged, DeviceError where the device is not
@@ -44,8 +43,8 @@ def load(
     if compile_it and gradients:
         raise BackendError("OpenVINO has no gradients; load the model without it for those")
     place = find_device("cpu" if compile_it else device)
-    folder = find(name)
-    model, tokenizer = load_checkpoint(converted(folder) if recognise(folder) else folder)
+    with as_ours(find(name)) as folder:
+        model, tokenizer = load_checkpoint(folder)
     if not gradients:
         model.vision = folded(model.vision)
     if compile_it:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 
-from vlm import __version__
 from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.weights import CheckpointError, blip, coca, vision_encoder_decoder
@@ -64,31 +61,12 @@ def read_foreign(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]:
 
 
 def convert(source: str | Path, folder: str | Path) -> None:
-    """Write a foreign checkpoint as a folder of ours, in float32. Raises CheckpointError, see `read_foreign`."""
-    model, tokenizer = read_foreign(source)
-    save_checkpoint(folder, model, tokenizer, torch.float32)
+    """Write a foreign checkpoint as a folder of ours, in float32.
 
-
-def converted(source: Path) -> Path:
-    """The folder of a foreign checkpoint as ours, made at its first use and kept in the user's cache.
-
-    It is made anew when the foreign files change, or the release that reads them. Raises CheckpointError, see
-    `read_foreign`.
+    Raises CheckpointError, see `read_foreign`, or where the folder cannot be written.
     """
-    files = sorted(file for file in source.iterdir() if file.is_file())
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = hashlib.sha256(repr((__version__, str(source.resolve()), state)).encode())
-    key = digest.hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vlm" / "converted"
-    folder = cache / key
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Made elsewhere and then moved: a run that is interrupted, or two at once, leave no half of one.
-        with TemporaryDirectory(dir=cache) as part:
-            convert(source, Path(part) / key)
-            try:
-                Path(part, key).rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-    return folder
+    model, tokenizer = read_foreign(source)
+    try:
+        save_checkpoint(folder, model, tokenizer, torch.float32)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be written: {error}") from None
