@@ -317,13 +317,17 @@ def test_ids_match_as_numbers_and_as_texts_in_every_reader(copies: Path) -> None
         "vqa_v2/v2_OpenEnded_mscoco_train2014_questions.json": "image_id",
         "vizwiz_captions/annotations/train.json": "image_id",
         "aokvqa/aokvqa_v1p0_train.json": "image_id",
+        "gqa/train_balanced_questions.json": "imageId",
     }
+    graphs = {"scene_graphs": copies / "gqa" / "train_sceneGraphs.json"}
     for file, key in changed.items():
         format = file.split("/")[0]
         split = "val" if format == "coco" else "train"
-        before = list(read(copies / format, format, split))
+        options = graphs if format == "gqa" else {}
+        before = list(read(copies / format, format, split, **options))
         text = (copies / file).read_text()
         for form in (r'"\1"', r'"000\1"', r"\1.0", r'"\1.0"'):
-            (copies / file).write_text(re.sub(rf'(?<="{key}": )(\d+)', form, text))
-            assert list(read(copies / format, format, split)) == before, (file, form)
+            changed_text = re.sub(rf'(?<="{key}": )"?(\d+)"?(?=[,\s}}])', form, text)
+            (copies / file).write_text(changed_text)
+            assert list(read(copies / format, format, split, **options)) == before, (file, form)
         (copies / file).write_text(text)

@@ -168,6 +168,11 @@ def test_real_data_have_their_counts_and_disjoint_photos(
     assert all(len({record.id for record in split}) == len(split) for split in splits)
 
 
+def test_okvqa_is_not_taken_for_the_questions_of_vqa_v2_beside_it(data_dir: Path) -> None:
+    beside = read(data_dir / "coco" / "annotations", "okvqa", "val")
+    assert list(beside) == list(read(data_dir / "coco" / "annotations" / "okvqa", split="val"))
+
+
 def test_a_folder_of_several_datasets_names_them(data_dir: Path) -> None:
     with pytest.raises(DataError, match=r"several datasets, .*cocoqa \(annotations/cocoqa.*; name"):
         read(data_dir / "coco")

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.records import DataError
@@ -135,6 +135,7 @@ def test_an_empty_table_is_named(file: Path) -> None:
         read_table(file)
 
 
+@settings(deadline=None)  # files are written
 @given(st.lists(st.lists(st.text('",;\n ab'), min_size=2, max_size=2), min_size=1, max_size=6))
 def test_what_a_csv_writer_wrote_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, table: list[list[str]]
@@ -147,6 +148,7 @@ def test_what_a_csv_writer_wrote_is_read_back(
     assert [row for _, row in read_table(file)[1]] == table
 
 
+@settings(deadline=None)  # files are written
 @given(st.binary(max_size=300))
 def test_any_bytes_are_lines_or_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, data: bytes

@@ -19,6 +19,7 @@ from .rows import (
     field,
     file_name,
     identity,
+    indexed,
     items,
     label,
     number,
@@ -91,8 +92,9 @@ def read_cocoqa(
             kind=choice(cells, "type", COCOQA_TYPES),
         )
 
-    rows = enumerate(zip(*columns, strict=True))
-    yield from parse_rows(((f"line {i + 1}", (i, row)) for i, row in rows), parse, folder, report)
+    rows = enumerate(zip(*columns, strict=True), 1)
+    lines = [(f"line {number}", row) for number, row in rows]
+    yield from parse_rows(indexed(lines), parse, folder, report)
 
 
 def _cocoqa_folder(path: Path, split: str) -> Path:
@@ -122,8 +124,9 @@ def read_okvqa(
     the question id.
     Source: Marino et al., CVPR 2019; https://okvqa.allenai.org; https://github.com/airsplay/lxmert.
     """
-    if any(Path(path).glob("*OpenEnded_*.json")) or "OpenEnded" in Path(path).name:
-        questions, answers = vqa_files(path, split)
+    official = "OpenEnded_mscoco_*_questions.json"  # those of VQA v2 begin with v2_
+    if Path(path).match(official) or any(Path(path).glob(official)):
+        questions, answers = vqa_files(path, split, prefix="")
         found = vqa_records(questions, answers, split, images, report, "okvqa", "question_type")
         for record in found:
             yield replace(record, kind=_OKVQA_KINDS.get(record.kind, record.kind))
@@ -145,12 +148,12 @@ def read_okvqa(
     yield from parse_rows(read_json_rows(file), parse, file, report)
 
 
-def _by_score(label: Any) -> tuple[str, ...]:
+def _by_score(scores: Any) -> tuple[str, ...]:
     """Each answer as often as it takes for its VQA score; LXMERT rounds thirds to tenths."""
-    if not isinstance(label, dict) or not label:
-        raise RowError(f"its 'label' is {shown(label)}, not the scores of answers")
-    scores = {answer: number(label, answer) for answer in label}
-    times = {answer: 4 if score >= 1 else round(3 * score) for answer, score in scores.items()}
+    if not isinstance(scores, dict) or not scores:
+        raise RowError(f"its 'label' is {shown(scores)}, not the scores of answers")
+    given = {answer: number(scores, answer) for answer in scores}
+    times = {answer: 4 if score >= 1 else round(3 * score) for answer, score in given.items()}
     texts = tuple(answer for answer, count in times.items() for _ in range(count))
     return texts * 2 if len(texts) == 1 else texts  # several people were asked, always
 
@@ -217,11 +220,7 @@ def read_vsr(
             kind=label(stated, "relation"),
         )
 
-    rows = enumerate(read_json_rows(file))
-    numbered = (
-        (place, row if isinstance(row, RowError) else (index, row)) for index, (place, row) in rows
-    )
-    yield from parse_rows(numbered, parse, file, report)
+    yield from parse_rows(indexed(read_json_rows(file)), parse, file, report)
 
 
 def statement_question(statement: str) -> str:

@@ -61,9 +61,9 @@ def read_vqa_v2(
     yield from vqa_records(file, answers, split, images, report, "vqa_v2", "answer_type")
 
 
-def vqa_files(path: str | Path, split: str) -> tuple[Path, Path | None]:
+def vqa_files(path: str | Path, split: str, prefix: str = "(?:v2_)?") -> tuple[Path, Path | None]:
     """The official questions file of a split and its annotations, None where they are secret."""
-    pattern = r"(?:v2_)?OpenEnded_mscoco_([a-z-]+)(?:20\d\d)?_questions\.json"
+    pattern = rf"{prefix}OpenEnded_mscoco_([a-z-]+)(?:20\d\d)?_questions\.json"
     file = split_file(path, ["annotations"], pattern, split)
     name = file.name.replace("OpenEnded_", "").replace("questions", "annotations")
     paired = file.with_name(name)
@@ -218,10 +218,10 @@ def read_gqa(
 
     def parse(row: tuple[str, Any]) -> Iterator[Record]:
         question_id, asked = row
-        image_id = file_name(asked, "imageId")
-        graph = graphs.get(same(image_id))
+        image_id = same(identity(asked, "imageId"))
+        graph = graphs.get(image_id)
         yield Record(
-            image=ImageRef(str(folder / f"{image_id}.jpg")),
+            image=ImageRef(str(folder / file_name({"imageId": f"{image_id}.jpg"}, "imageId"))),
             texts=(asked["answer"],) if "answer" in asked else (),
             question=question_of(asked, "question"),
             boxes=() if graph is None else _gqa_boxes(asked, mapping(graph, "objects")),

@@ -45,8 +45,11 @@ class ImageRef:
             if self.member is None:
                 return Path(self.path).read_bytes()
             return _read_member(self.path, self.member)
-        except (OSError, KeyError, tarfile.TarError) as error:
-            raise DataError(f"The image {self} cannot be read: {error}.") from error
+        except KeyError:
+            reason = "the shard has no such file"
+        except (OSError, tarfile.TarError) as error:
+            reason = str(getattr(error, "strerror", None) or error)
+        raise DataError(f"The image {self} cannot be read: {reason}.")
 
     @property
     def key(self) -> str:

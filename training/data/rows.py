@@ -15,7 +15,6 @@ from .texts import NoText, kind_of
 Row = TypeVar("Row")
 Value = TypeVar("Value")
 
-
 _NUMBER = re.compile(r"0*(\d+)(?:\.0+)?", re.ASCII)
 
 
@@ -61,6 +60,14 @@ def skip(where: str, reason: str, report: Report | None) -> None:
 def entries(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
     """The rows of a list with their places, from 0."""
     return ((f"entry {number}", row) for number, row in enumerate(rows))
+
+
+def indexed(
+    rows: Iterable[tuple[str, Row | RowError]],
+) -> Iterator[tuple[str, tuple[int, Row] | RowError]]:
+    """The same rows, each with its number, from 0."""
+    for index, (place, row) in enumerate(rows):
+        yield place, row if isinstance(row, RowError) else (index, row)
 
 
 def index_rows(
@@ -184,10 +191,10 @@ def number(row: Any, key: str) -> float:
 
 def choice(row: Any, key: str, names: Sequence[str]) -> str:
     """The name whose number stands under a key. Raises RowError."""
-    number = whole_number(row, key)
-    if number >= len(names):
-        raise RowError(f"its {key!r} is {number}, not one of 0 to {len(names) - 1}")
-    return names[number]
+    place = whole_number(row, key)
+    if place >= len(names):
+        raise RowError(f"its {key!r} is {place}, not one of 0 to {len(names) - 1}")
+    return names[place]
 
 
 def shown(value: object) -> str:

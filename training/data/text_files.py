@@ -94,8 +94,8 @@ def read_json_rows(path: Path) -> Rows:
         content = parse_json(text)
     except RowError as error:
         rows = _json_lines(text)
-        told = path.suffix == ".jsonl" or isinstance(rows[0][1], dict) if rows else False
-        if told and any(isinstance(row, dict) for _, row in rows):
+        objects = [place for place, row in rows if isinstance(row, dict)]
+        if objects and (path.suffix == ".jsonl" or objects[0] == rows[0][0]):
             return rows
         raise DataError(f"The file {path} is not valid JSON: {error}.") from None
     if path.suffix == ".jsonl" and not isinstance(content, list):
