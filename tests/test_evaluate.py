@@ -181,7 +181,7 @@ def test_captions_that_are_secret_can_be_sent_to_their_server(run, tiny_checkpoi
     assert "--server-format" in run(*command).stderr
     result = run(*command, "--predictions", out, "--server-format", "coco")
     assert result.exit_code == 0, result.output
-    assert "2 predictions are in" in result.stderr
+    assert "2 predictions are in" in result.stdout
     model = load(tiny_checkpoint)
     said = model.caption([folder / "test2014" / name for name in names])
     expected = [{"image_id": 70 + i, "caption": answer.text} for i, answer in enumerate(said)]

@@ -153,8 +153,9 @@ def evaluate(
             assert file is not None
             said = predict(asked[0], task, records, pictures, beams)
             write_submission(file, server_format, records, said)
-            told = f"{len(records):,} predictions are in {predictions}"
-            typer.echo(" ".join(filter(None, (told, unread(said, names[0])))), err=True)
+            print(f"{len(records):,} predictions are in {predictions}")
+            if sentence := unread(said, names[0]):
+                typer.echo(sentence, err=True)
         else:
             results = assess(asked, task, records, pictures, beams, meteor)
             compared = differences(*(r.evaluation for r in results)) if len(results) == 2 else None

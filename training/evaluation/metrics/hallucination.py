@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .objects import COCO, EVERYDAY
 from .statistics import Metric
 from .tokenize import ptb_tokenize
 
 DEFINITIONS = {
-    "CHAIR-s": "% of the captions that name an object which no reference of their image names",
-    "CHAIR-i": "% of the objects named, repeats included, which no reference of their image names",
+    "CHAIR-s": f"% of captions with an object, of {len(COCO | EVERYDAY)} kinds, that no reference of their image names",
+    "CHAIR-i": "% of the objects that captions name, repeats included, that no reference of their image names",
 }
 
 Names = Mapping[str, Sequence[str]]
