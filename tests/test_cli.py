@@ -7,6 +7,7 @@ import math
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -156,7 +157,9 @@ def test_captions_come_out_batch_by_batch(run, photos, monkeypatch):
     monkeypatch.setattr("vlm.captioner.BATCH", 2)
     assert run("caption", photos).exit_code == 0
     assert [size for size, _ in batches] == [2, 2, 1]
-    assert batches[2][1] >= 2, "a batch is read ahead, and no more: the first one's captions are out"
+    assert batches[2][1] >= 2, (
+        "a batch is read ahead, and no more: the first one's captions are out"
+    )
 
 
 def test_photos_that_wait_are_in_the_models_size(run, captioner, photos, monkeypatch):
@@ -423,8 +426,8 @@ LONG = "why " * 2500
         (["caption", "missing.jpg", "none.jpg"], "none.jpg: no such file"),
         (["caption", "empty"], "empty: no image"),
         (["caption", "*.webp"], "*.webp: no image"),
-        (["caption", "photo.jpg", "--beams", 0], "beams must be at least 1, not 0"),
-        (["caption", "photo.jpg", "--candidates", -1], "candidates must be at least 1, not -1"),
+        (["caption", "photo.jpg", "--beams", 0], "beams must be in [1, 10000], not 0"),
+        (["caption", "photo.jpg", "--candidates", -1], "candidates must be in [1, 10000], not -1"),
         (["caption", "photo.jpg", "--beams", 1, "--candidates", 3], "3 candidates need as many"),
         (["caption", "photo.jpg", "--max-tokens", 0], "max_tokens must be at least 1, not 0"),
         (["caption", "photo.jpg", "--min-tokens", 40], "min_tokens 40 is more than max_tokens"),
@@ -634,6 +637,22 @@ def test_a_reader_that_has_seen_enough_ends_the_run(command):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
+def test_a_full_disk_is_one_sentence_for_help_too(arguments):
+    command = [sys.executable, "-m", "vlm", *arguments]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.stderr == "error: cannot write the output: No space left on device\n"
+    assert result.returncode == 2
+
+
+def test_a_closed_output_is_one_sentence():
+    command = f"{shlex.quote(sys.executable)} -m vlm models >&-"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert result.stderr.startswith("error: the output is closed")
+    assert result.returncode == 2
 
 
 def test_a_full_disk_is_one_sentence(command):

@@ -105,7 +105,15 @@ def test_any_value_of_an_option(name, value):
         ({"sample": "yes"}, "sample must be true or false, not 'yes'"),
         ({"sample": 1}, "sample must be true or false, not 1"),
         ({"top_p": "0.5"}, "top_p must be a number, not '0.5'"),
-        ({"temperature": math.inf}, "temperature must be finite and at least 1e-6, not inf"),
+        ({"temperature": math.inf}, r"temperature must be in \[1e-6, 1e6\], not inf"),
+        ({"temperature": 1e300}, r"temperature must be in \[1e-6, 1e6\], not 1e\+300"),
+        ({"top_p": 1e-300}, r"top_p must be in \[1e-6, 1\], not 1e-300"),
+        (
+            {"repetition_penalty": 1e-300},
+            r"repetition_penalty must be in \[1e-3, 1e3\], not 1e-300",
+        ),
+        ({"beams": 10**21}, r"beams must be in \[1, 10000\], not 1(000){7}"),
+        ({"candidates": 0}, r"candidates must be in \[1, 10000\], not 0"),
         ({"beam": 3}, r"unknown key beam; did you mean beams\?"),
     ],
 )

@@ -1,5 +1,5 @@
 """`python -m vlm` is the command `vlm`."""
 
-from vlm.cli import app
+from vlm.cli import run
 
-app(prog_name="vlm")
+run()

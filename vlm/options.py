@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vlm.typed import Count, FieldError, Limit, Natural, Positive, check_fields, fit_fields
+from vlm.typed import Count, FieldError, Limit, Natural, check_fields, fit_fields
 
 _LENGTH_PENALTY = Limit("in [-100, 100]", lambda value: -100 <= value <= 100)
-_TEMPERATURE = Limit("finite and at least 1e-6", lambda value: 1e-6 <= value < math.inf)
-_TOP_P = Limit("in (0, 1]", lambda value: 0 < value <= 1)
+# What memory holds; and numbers that 32 bits tell from 0 and from infinity.
+_BEAMS = Annotated[int, Limit("in [1, 10000]", lambda value: 1 <= value <= 10_000)]
+_TEMPERATURE = Limit("in [1e-6, 1e6]", lambda value: 1e-6 <= value <= 1e6)
+_TOP_P = Limit("in [1e-6, 1]", lambda value: 1e-6 <= value <= 1)
+_PENALTY = Limit("in [1e-3, 1e3]", lambda value: 1e-3 <= value <= 1e3)
 
 
 class OptionError(FieldError):
@@ -30,8 +32,8 @@ class Options:
     al. 2019).
     """
 
-    beams: Count = 1
-    candidates: Count = 1
+    beams: _BEAMS = 1
+    candidates: _BEAMS = 1
     max_tokens: Count = 32
     min_tokens: Natural = 0
     length_penalty: Annotated[float, _LENGTH_PENALTY] = 1.0
@@ -39,7 +41,7 @@ class Options:
     temperature: Annotated[float, _TEMPERATURE] = 1.0
     top_k: Natural = 0
     top_p: Annotated[float, _TOP_P] = 1.0
-    repetition_penalty: Positive = 1.0
+    repetition_penalty: Annotated[float, _PENALTY] = 1.0
     no_repeat_ngram: Natural = 0
     seed: int | None = None
 

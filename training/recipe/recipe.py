@@ -319,7 +319,9 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         ) from None
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is no recipe, which is a text file") from None
+    except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     for override in overrides:
         values = _override(values, override)

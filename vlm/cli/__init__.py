@@ -1,5 +1,5 @@
 """The command line."""
 
-from vlm.cli.main import app
+from vlm.cli.main import app, run
 
-__all__ = ["app"]
+__all__ = ["app", "run"]

@@ -63,3 +63,12 @@ for name, command in COMMANDS.items():
     app.command(name)(clear_errors()(command))
 for command in (training.evaluate, training.train, training.prepare):
     app.command(context_settings=training.PASSED_ON)(command)
+
+
+def run() -> None:
+    """The command `vlm`: where even its help cannot be written, a sentence says so."""
+    try:
+        with clear_errors():
+            app(prog_name="vlm")
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
