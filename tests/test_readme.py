@@ -52,6 +52,20 @@ def test_long_commands_know_their_options(command, checkout):
         assert f"{option} " in text.stdout
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_that_is_named_exists(page):
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`((?:vlm|training|tests|docs|assets)/[\w./-]*)`", text))
+    named |= set(re.findall(r"\]\((?!http)([^)#]+)", text))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("command", ["make wheel", "make check", "make screenshot"])
+def test_other_make_targets_exist(command, checkout):
+    assert run(f"{command} --dry-run", checkout).returncode == 0
+
+
 def test_app_py_is_vlm_app(checkout):
     own, other = (run(f"COLUMNS=200 {c} --help", checkout) for c in ("python app.py", "vlm app"))
     assert own.returncode == other.returncode == 0
