@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from vlm.cli.arguments import Device
 from vlm.cli.failures import clear_errors, fail
 
 from .dataset_arguments import Format, Images, ReaderOptions, read_all
@@ -57,6 +58,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score only the first images, or questions.")
     ] = None,
+    device: Device = "auto",
     int8: Annotated[
         bool, typer.Option("--int8", help="The last model with weights in 8 bits.")
     ] = False,
@@ -143,8 +145,8 @@ def evaluate(
     else:
         check_submission(server_format, task, records)
     names = names or [DEFAULT]
-    captioners = [load(name) for name in names[:-1]] + [load(names[-1], int8=int8)]
     last = len(names) - 1
+    captioners = [load(n, device=device, int8=int8 and i == last) for i, n in enumerate(names)]
     asked = [Model(n, c, blind and i == last) for i, (n, c) in enumerate(zip(names, captioners))]
 
     # Opened before the work is done, so that a place that cannot be written is told at once.

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from vlm.captioner import Captioner
+from vlm.captioner import Captioner, synchronise
 
 from ..data.records import DataError, Record
 from ..data.report import Report
@@ -84,7 +84,8 @@ def assess(
     for model in models:
         start = time.perf_counter()
         said = predict(model, task, records, report, beams)
-        seconds = time.perf_counter() - start  # words are no tensors: the device is done with them
+        synchronise(model.captioner.model.device)
+        seconds = time.perf_counter() - start
         results.append(Result(model.name, model.blind, said, score(said), seconds))
         records = [prediction.record for prediction in said]
     return results
