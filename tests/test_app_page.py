@@ -12,13 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vlm.app.component import build, example_photos
-from vlm.app.page import DISPLAY_SIZE, KEPT_SIZE, Superseded, View, answer, describe
+from vlm.app.page import DISPLAY_SIZE, KEPT_SIZE, Superseded, View, answer, describe, pixel_steps
 from vlm.app.page import Page as Tab
 from vlm.captioner import Captioner
 from vlm.engine import Cancelled, Engine
+from vlm.explain.maps import WordMap
+from vlm.explain.overlay import heat
+from vlm.images import Preprocess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOG = REPOSITORY / "assets" / "examples" / "dog.jpg"
@@ -228,18 +232,36 @@ def test_a_transparent_photo_is_shown_on_white(engine: Engine, tmp_path: Path) -
     assert shown.getpixel((15, 15)) == (255, 255, 255)
 
 
-def test_a_huge_photo_is_shown_small_and_placed_as_a_share_of_its_sides(
-    tiny: Captioner, engine: Engine, tmp_path: Path
-) -> None:
+def test_a_huge_photo_is_shown_small(engine: Engine, tmp_path: Path) -> None:
     Image.new("RGB", (6000, 3000), "teal").save(tmp_path / "wide.png")
     tab = described(engine, tmp_path / "wide.png")
     assert tab.photo
     assert displayed(tab).size == (DISPLAY_SIZE, DISPLAY_SIZE // 2)
     assert tab.photo["width"] == 2 * tab.photo["height"]
-    frame = tiny.preprocess.frame(6000, 3000)
-    left, top, right, bottom = frame.box
-    share = [left / 6000, top / 3000, right / 6000, bottom / 3000]
-    assert tab.photo["box"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("size", [(320, 200), (90, 320), (320, 320)])
+def test_the_page_spreads_maps_as_overlays_do(fit: str, size: tuple[int, int]) -> None:
+    """What the browser computes of a photo's steps is `heat`, pixel by pixel; nothing where it was not seen."""
+    frame = Preprocess((96, 96), (0.5,) * 3, (0.5,) * 3, fit).frame(*size)
+    weights = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
+    expected = heat(frame, WordMap("dog", "caption", weights / weights.sum()))
+    down, across = map(pixel_steps, frame.spread((5, 7)))
+    values = (weights / weights.mean()).numpy()
+
+    def mixed(line: np.ndarray, step: tuple[int, float]) -> float:
+        first, share = step
+        return line[first] + (line[first + 1] - line[first]) * share if share else line[first]
+
+    for y in range(0, size[1], 9):
+        for x in range(0, size[0], 9):
+            row, column = down[y], across[x]
+            if row is None or column is None:
+                assert np.isnan(expected[y, x])
+            else:
+                wide = np.array([mixed(line, column) for line in values])
+                assert mixed(wide, row) == pytest.approx(expected[y, x], abs=2e-3)
 
 
 def test_every_example_can_be_read(engine: Engine) -> None:

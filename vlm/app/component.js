@@ -15,22 +15,8 @@ let photoTurn = null; // the turn that brought the photo in sight
 let answersShown = 0;
 let pinned = null; // the word that was chosen
 let pointed = null; // the word under the mouse or the keyboard's focus, which goes before it
+let spread = null; // which patches the rows and columns of a heatmap's pixels draw on
 const wordOf = new WeakMap(); // button -> word of the view
-
-/** For each of `count * scale` fine positions: the coarse ones on either side, and the second's smoothstep share. */
-function neighbours(count, scale) {
-  return Array.from({ length: count * scale }, (_, i) => {
-    const place = Math.min(count - 1, Math.max(0, (i + 0.5) / scale - 0.5));
-    const first = Math.floor(place);
-    const share = (place - first) ** 2 * (3 - 2 * (place - first));
-    return [first, Math.min(count - 1, first + 1), share];
-  });
-}
-
-const between = (a, b, share) => a + (b - a) * share;
-
-// In multiples of attention spread evenly, as in vlm/explain/overlay.py: what is nearly even must not look like a peak.
-const LEAST_PEAK = 2;
 
 /** A map's mean, and its maximum as a multiple of that. */
 function rangeOf(map) {
@@ -39,34 +25,34 @@ function rangeOf(map) {
   return { mean, peak: Math.max(...flat) / mean };
 }
 
-/** Draw a map (h, w) over the whole canvas, and say what the colours mean. */
+/** Draw a map (h, w) over the photo, and say what the colours mean. The server says what each pixel draws on. */
 function drawHeat(map) {
   const { mean, peak } = rangeOf(map);
-  const top = Math.max(LEAST_PEAK, peak);
+  const top = Math.max(props.leastPeak, peak);
   find(".legend span").textContent = `${top.toFixed(1)} × average`;
-  const [rows, columns] = [map.length, map[0].length];
-  // Odd, so that one pixel lies on the centre of each patch and has the patch's own value.
-  const scale = 2 * Math.ceil(80 / Math.max(rows, columns)) + 1;
-  const across = neighbours(columns, scale);
-  const wide = map.map((row) => across.map(([a, b, share]) => between(row[a], row[b], share)));
-  canvas.width = columns * scale;
-  canvas.height = rows * scale;
+  const { down, across } = spread;
+  canvas.width = across.length;
+  canvas.height = down.length;
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
   const last = props.colours.length - 1;
-  let offset = 0;
-  for (const [above, below, share] of neighbours(rows, scale)) {
-    for (let x = 0; x < canvas.width; x++, offset += 4) {
-      const level = between(wide[above][x], wide[below][x], share) / mean / top;
-      image.data.set(props.colours[Math.round(level * last)], offset);
-    }
-  }
+  const mixed = (values, first, share) =>
+    share ? values[first] + (values[first + 1] - values[first]) * share : values[first];
+  const wide = map.map((row) => across.map((step) => step && mixed(row, ...step)));
+  const tall = across.map((_, x) => wide.map((row) => row[x]));
+  down.forEach((step, y) => {
+    across.forEach((seen, x) => {
+      if (!step || !seen) return; // the model did not look there
+      const level = mixed(tall[x], ...step) / mean / top;
+      image.data.set(props.colours[Math.round(level * last)], 4 * (y * canvas.width + x));
+    });
+  });
   context.putImageData(image, 0, 0);
 }
 
 /** Where a map has its maximum, in words. */
 function placeOf(map) {
-  if (rangeOf(map).peak < LEAST_PEAK) return "all over the photo";
+  if (rangeOf(map).peak < props.leastPeak) return "all over the photo";
   const flat = map.flat();
   const best = flat.indexOf(Math.max(...flat));
   const columns = map[0].length;
@@ -169,17 +155,14 @@ function show(view) {
   refreshHeat();
 }
 
-function showPhoto({ turn, file, name, width, height, box }) {
+function showPhoto({ turn, file, name, width, height, down, across }) {
   photoTurn = turn;
   answersShown = 0;
   pinned = pointed = null;
   photo.src = fromHere(file.url);
   photo.alt = name;
   picture.style.setProperty("--ratio", width / height);
-  const [left, top, right, bottom] = box.map((share) => 100 * share);
-  canvas.style.inset = `${top}% ${100 - right}% ${100 - bottom}% ${left}%`;
-  canvas.style.width = `${right - left}%`;
-  canvas.style.height = `${bottom - top}%`;
+  spread = { down, across };
   find(".answers").replaceChildren();
   element.classList.add("has-photo");
   for (const part of [picture, find(".controls"), find(".reading")]) part.hidden = false;

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vlm.app.page import Page, Superseded, View, answer, describe
 from vlm.engine import Cancelled, Engine
-from vlm.explain.overlay import COLOURS
+from vlm.explain.overlay import COLOURS, LEAST_PEAK
 from vlm.images import is_image
 from vlm.weights.hub import bundled_folder
 
@@ -62,6 +62,7 @@ def build(engine: Engine) -> gr.Blocks:
             apply_default_css=False,
             examples=[{"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples],
             colours=_colours(),
+            leastPeak=LEAST_PEAK,
         )
         for listen, handler in (
             (viewer.photo, on_photo),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -22,6 +23,7 @@ from vlm.images import ImageError
 from vlm.prompts import QuestionError
 
 DISPLAY_SIZE = 1280  # pixels of the longer side of the copy that the browser shows
+HEAT_SIZE = 320  # and of the heatmaps that the page draws: more than twice the patches of any encoder's side
 KEPT_SIZE = 176  # and of the one in memory, for as long as the page is open
 
 View = dict[str, Any]
@@ -34,6 +36,8 @@ class Superseded(Exception):
 class Page:
     """What one browser tab shows; each session has its own. `turn` counts what the user has asked for.
 
+    A photo has the rows and columns of its heatmaps' pixels as what each draws on, `Frame.spread` in short: the first
+    of two neighbouring patches and the second's share, or None where the model did not see the photo.
     A word is `{"text": str, "probability": float | None, "map": rows | None}`: words of a question have no
     probability, and words of a caption that is still being written have no map.
     """
@@ -79,7 +83,8 @@ class Page:
     def show_photo(self, image: EncodedImage, file: View, name: str) -> None:
         """Take up a new photo and leave the one before with all that was said about it."""
         frame = image.frame
-        left, top, right, bottom = frame.box
+        canvas = frame.scaled(*_fitted(frame.width, frame.height, HEAT_SIZE))
+        down, across = canvas.spread(image.memory.image.grid or (1, 1))
         self.image = image.shrunk(KEPT_SIZE)
         self.photo = {
             "turn": self.turn,
@@ -87,12 +92,8 @@ class Page:
             "name": name,
             "width": frame.width,
             "height": frame.height,
-            "box": [
-                left / frame.width,
-                top / frame.height,
-                right / frame.width,
-                bottom / frame.height,
-            ],
+            "down": pixel_steps(down),
+            "across": pixel_steps(across),
         }
         self.caption = []
         self.answers = []
@@ -195,6 +196,24 @@ def _word(text: str, logprob: float | None, word_map: WordMap | None = None) -> 
         if word_map is None
         else [[round(weight, 6) for weight in row] for row in word_map.weights.tolist()],
     }
+
+
+def pixel_steps(shares: np.ndarray) -> list[tuple[int, float] | None]:
+    """Rows of `Frame.spread` `(pixels, cells)`, of which no more than two neighbouring cells are not 0."""
+    steps: list[tuple[int, float] | None] = []
+    for row in shares.tolist():
+        if math.isnan(row[0]):
+            steps.append(None)
+            continue
+        first = next(cell for cell, share in enumerate(row) if share > 0)
+        steps.append((first, round(sum(row[first + 1 :]), 4)))
+    return steps
+
+
+def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
+    """A size of the same shape whose longer side is `side`."""
+    scale = side / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _sentence(text: str) -> str:

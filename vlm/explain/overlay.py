@@ -20,6 +20,7 @@ MAX_SIDE = 2048  # pixels; a screen shows no more, and a PNG stays within a few 
 CELL = 300  # pixels of a picture's longest side on a sheet
 # Perceptually uniform, and brightness alone carries it, so colour-blind eyes read it too.
 COLOURS = "inferno"
+LEAST_PEAK = 2.0  # multiples of even attention: what is nearly even must not look like a peak
 
 _PAPER, _INK, _FAINT = (250, 250, 248), (32, 32, 36), (105, 105, 112)
 # From Okabe and Ito's palette, which colour-blind eyes tell apart.
@@ -33,16 +34,12 @@ def heat(frame: Frame, word: WordMap, size: tuple[int, int] | None = None) -> np
     """A word's attention at each pixel, float32 `(H, W)`, as a multiple of attention spread evenly.
 
     `size` is the picture's `(width, height)`, by default the original image's. Pixels that the model did not see
-    are NaN. A patch has its own value at its centre, and values between centres lie between theirs, so the maximum
-    stays inside its patch. Raises ValueError when the map is not `(h, w)` shares that add up to something.
+    are NaN; `Frame.spread` says how values lie between patches. Raises ValueError when the map is not `(h, w)` shares
+    that add up to something.
     """
     multiples = _multiples(word)
-    width, height = size or (frame.width, frame.height)
-    left, top, right, bottom = frame.box
-    across, down = width / frame.width, height / frame.height
-    rows = _interpolation(top * down, bottom * down, multiples.shape[0], height)  # (H, h)
-    columns = _interpolation(left * across, right * across, multiples.shape[1], width)  # (W, w)
-    return rows @ multiples @ columns.T
+    rows, columns = frame.scaled(*(size or (frame.width, frame.height))).spread(multiples.shape)
+    return rows @ multiples @ columns.T  # (H, h) @ (h, w) @ (w, W)
 
 
 def overlay(
@@ -132,31 +129,10 @@ def _multiples(word: WordMap) -> np.ndarray:
     return weights / weights.mean()
 
 
-def _interpolation(start: float, stop: float, cells: int, pixels: int) -> np.ndarray:
-    """How each pixel of a side draws on the cells that divide `[start, stop)` of it, `(pixels, cells)`.
-
-    Rows sum to 1; those of pixels outside are NaN.
-    """
-    cell = (stop - start) / cells
-    places = np.arange(pixels)[:, None] + 0.5  # the pixels' centres
-    if cell < 1:  # a pixel holds several cells: their mean, by how much of each it covers
-        edges = start + cell * np.arange(cells + 1)
-        covered = np.minimum(edges[1:], places + 0.5) - np.maximum(edges[:-1], places - 0.5)
-        share = covered.clip(min=0)
-    else:
-        position = ((places - start) / cell - 0.5).clip(0, cells - 1)
-        near = (1 - np.abs(position - np.arange(cells))).clip(min=0)
-        share = near**2 * (3 - 2 * near)  # smoothstep: round spots where a line would draw crosses
-    total = share.sum(axis=1, keepdims=True)
-    # A pixel that the stretch touches was seen, but for rounding.
-    total[(places + 0.5 < start + 1e-6) | (places - 0.5 > stop - 1e-6)] = np.nan
-    return (share / total).astype(np.float32)
-
-
 def _scale(maps: Sequence[WordMap]) -> float:
     """The colour scale's upper end, in multiples of even attention."""
     peaks = [float(_multiples(word).max()) for word in maps]
-    return max(2.0, *peaks)  # attention that is nearly even must not look like a peak
+    return max(LEAST_PEAK, *peaks)
 
 
 def _scaled(image: Image.Image, frame: Frame, factor: float) -> Image.Image:

@@ -35,6 +35,35 @@ class Frame:
         across, down = width / self.width, height / self.height
         return Frame(width, height, (left * across, top * down, right * across, bottom * down))
 
+    def spread(self, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """How the image's pixels draw on the patches of a grid `(h, w)`: float32 rows `(H, h)` and columns `(W, w)`.
+
+        `rows @ values @ columns.T` is a map at each pixel. Shares of a pixel sum to 1, and are NaN where the model
+        did not see it. A patch has its own value at its centre, and values between centres lie between theirs, so a
+        maximum stays inside its patch.
+        """
+        left, top, right, bottom = self.box
+        rows = _shares(top, bottom, grid[0], self.height)
+        return rows, _shares(left, right, grid[1], self.width)
+
+
+def _shares(start: float, stop: float, cells: int, pixels: int) -> np.ndarray:
+    """How each pixel of a side draws on the cells that divide `[start, stop)` of it, `(pixels, cells)`."""
+    cell = (stop - start) / cells
+    places = np.arange(pixels)[:, None] + 0.5  # the pixels' centres
+    if cell < 1:  # a pixel holds several cells: their mean, by how much of each it covers
+        edges = start + cell * np.arange(cells + 1)
+        covered = np.minimum(edges[1:], places + 0.5) - np.maximum(edges[:-1], places - 0.5)
+        share = covered.clip(min=0)
+    else:
+        position = ((places - start) / cell - 0.5).clip(0, cells - 1)
+        near = (1 - np.abs(position - np.arange(cells))).clip(min=0)
+        share = near**2 * (3 - 2 * near)  # smoothstep: round spots where a line would draw crosses
+    total = share.sum(axis=1, keepdims=True)
+    # A pixel that the stretch touches was seen, but for rounding.
+    total[(places + 0.5 < start + 1e-6) | (places - 0.5 > stop - 1e-6)] = np.nan
+    return (share / total).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class Preprocess:
