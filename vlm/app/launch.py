@@ -19,6 +19,7 @@ MAX_UPLOAD = "100mb"
 MAX_WAITING = (
     200  # requests that wait for the engine, each in a thread; further ones wait for these
 )
+MAX_PAGES = 500  # whose photos can be asked about; the one that was left longest is forgotten first
 POLL_SECONDS = 0.05
 
 
@@ -51,6 +52,7 @@ def serve(
                 share=False,
                 max_file_size=MAX_UPLOAD,
                 max_threads=MAX_WAITING,
+                state_session_capacity=MAX_PAGES,
                 theme=_theme(),
                 footer_links=[],
                 run_history=False,
