@@ -10,7 +10,7 @@ import torch
 
 from vlm.model.config import DecoderConfig, ModelConfig, VisionConfig
 from vlm.model.model import VisionLanguageModel
-from vlm.model.vision import VisionEncoder, default_preprocess
+from vlm.model.vision import VisionEncoder, default_preprocess, probe
 from vlm.prompts import clean_text
 from vlm.tokenizer import TextConfig, Tokenizer
 from vlm.weights.hub import find
@@ -82,12 +82,16 @@ def start_model(
 
 
 def make_encoder(vision: Vision) -> VisionEncoder:
-    """The recipe's encoder with its pretrained weights. Raises ValueError when there are none."""
+    """The recipe's encoder with its pretrained weights.
+
+    Raises ValueError when there are none, or when it gives no patches for images of the recipe's size.
+    """
     preprocess = default_preprocess(vision.name, vision.size)
     config = VisionConfig(vision.name, preprocess, detail=vision.detail)
     encoder = VisionEncoder(config, pretrained=vision.weights == "timm")
     if vision.weights not in ("timm", "random"):
         load_package_weights(encoder, vision.weights)
+    probe(encoder)
     return encoder.eval()
 
 

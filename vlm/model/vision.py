@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vlm.images import Preprocess
-from vlm.model.config import VisionConfig
+from vlm.images.frame import Interpolation
+from vlm.model.config import ConfigError, VisionConfig
 
 
 class VisionEncoder(nn.Module):
@@ -27,16 +28,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
-        size = config.preprocess.size
-        options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, **config.options}
-        self.trunk: Any
-        try:
-            try:
-                self.trunk = timm.create_model(config.name, img_size=size, **options)
-            except TypeError:  # models that take any size have no img_size
-                self.trunk = timm.create_model(config.name, **options)
-        except RuntimeError as error:
-            raise ValueError(f"timm cannot make {config.name!r}: {error}") from None
+        self.trunk = _trunk(config, pretrained)
         if config.norm_eps is not None:
             for module in self.trunk.modules():
                 if isinstance(module, nn.LayerNorm):
@@ -47,29 +39,35 @@ class VisionEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         if self.config.detail:
             return self._with_detail(pixels)
-        features = self.trunk.forward_features(pixels)
-        if features.ndim == 3:  # (B, prefix + N, D)
-            prefix = getattr(self.trunk, "num_prefix_tokens", 0)
-            grid = self._token_grid(features.shape[1] - prefix, pixels)
+        return self._patches(self.trunk.forward_features(pixels), pixels)
+
+    def _patches(self, features: Any, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches and their grid of what timm's model gives. Raises ConfigError where these are no patches."""
+        if not isinstance(features, Tensor):
+            raise ConfigError(f"{self.config.name} gives several maps, and not one of patches")
+        if features.ndim == 3 and features.shape[2] == self.width:  # (B, prefix + N, D)
+            prefix, grid = self._token_grid(features.shape[1], pixels)
             return features if self.config.prefix else features[:, prefix:], grid
-        if self._channels_last(features):  # (B, h, w, D)
-            grid = (features.shape[1], features.shape[2])
-            return features.flatten(1, 2), grid
-        grid = (features.shape[2], features.shape[3])  # (B, D, h, w)
-        return features.flatten(2).transpose(1, 2), grid
+        if features.ndim == 4 and self._channels_last(features):  # (B, h, w, D)
+            return features.flatten(1, 2), (features.shape[1], features.shape[2])
+        if features.ndim == 4 and features.shape[1] == self.width:  # (B, D, h, w)
+            grid = (features.shape[2], features.shape[3])
+            return features.flatten(2).transpose(1, 2), grid
+        shape = " x ".join(map(str, features.shape[1:]))
+        raise ConfigError(f"{self.config.name} gives {shape}, which are no {self.width} channels")
 
     def _with_detail(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         features, (fine,) = self.trunk.forward_intermediates(pixels, indices=[-2])
-        grid = (features.shape[2], features.shape[3])
+        patches, grid = self._patches(features, pixels)
         cells = F.pixel_unshuffle(fine, 2)  # (B, d * 4, h, w), from (B, d, 2 h, 2 w)
-        return torch.cat([features, cells], dim=1).flatten(2).transpose(1, 2), grid
+        return torch.cat([patches, cells.flatten(2).transpose(1, 2)], dim=2), grid
 
     def _detail_width(self) -> int:
-        """Channels of the map of half the last stride. Raises ValueError where the encoder has none."""
+        """Channels of the map of half the last stride. Raises ConfigError where the encoder has none."""
         levels = getattr(self.trunk, "feature_info", [])[-2:]
         strides = [level["reduction"] for level in levels]
         if len(levels) < 2 or strides[1] != 2 * strides[0]:
-            raise ValueError(f"{self.config.name} has no map of half its stride for vision.detail")
+            raise ConfigError(f"{self.config.name} has no map of half its stride for vision.detail")
         return levels[0]["num_chs"]
 
     def _channels_last(self, features: Tensor) -> bool:
@@ -77,39 +75,68 @@ class VisionEncoder(nn.Module):
             features.shape[-1] == self.width and features.shape[1] != self.width
         )
 
-    def _token_grid(self, tokens: int, pixels: Tensor) -> tuple[int, int]:
-        """Rows and columns of a flat token sequence, from the input's aspect ratio."""
+    def _token_grid(self, tokens: int, pixels: Tensor) -> tuple[int, tuple[int, int]]:
+        """How many prefix tokens a sequence begins with, and the rows and columns of the patches behind them."""
         height, width = pixels.shape[-2:]
-        embed = getattr(self.trunk, "patch_embed", None)
-        if embed is not None and hasattr(embed, "dynamic_feat_size"):
-            grid = tuple(embed.dynamic_feat_size((height, width)))
-            if grid[0] * grid[1] == tokens:
-                return grid
-        rows = max(1, round((tokens * height / width) ** 0.5))
-        if tokens % rows:
-            raise ValueError(
-                f"{self.config.name} gives {tokens} patches, which fill no {height} x {width} grid"
-            )
-        return rows, tokens // rows
+        stride = self.trunk.feature_info[-1]["reduction"]
+        padded = (-(-height // stride), -(-width // stride))
+        declared = getattr(self.trunk, "num_prefix_tokens", 0)
+        for prefix in (declared, declared or 1):  # VOLO and CoaT do not declare their class token
+            for grid in (padded, (height // stride, width // stride)):
+                if tokens == prefix + grid[0] * grid[1]:
+                    return prefix, grid
+        raise ConfigError(
+            f"{self.config.name} gives {tokens} tokens for {height} x {width} pixels, which are no grid of "
+            f"{padded[0]} x {padded[1]} patches"
+        )
+
+
+def _trunk(config: VisionConfig, pretrained: bool) -> Any:
+    options = {"pretrained": pretrained, "num_classes": 0, **config.options}
+    try:
+        try:
+            return timm.create_model(config.name, img_size=config.preprocess.size, **options)
+        except TypeError:  # models that take any size have no img_size
+            return timm.create_model(config.name, **options)
+    except Exception as error:  # constructors and downloads raise what they like
+        raise ConfigError(f"timm cannot make {config.name!r}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def default_preprocess(name: str, size: tuple[int, int] | None = None) -> Preprocess:
     """The preprocessing that timm's model was trained with, the whole image squashed to `size` `(height, width)`."""
     config = timm.get_pretrained_cfg(name)
     if config is None:
-        raise ValueError(f"timm has no model {name!r}")
+        raise ConfigError(f"timm has no model {name!r}")
     return Preprocess(
         size=size or cast("tuple[int, int]", config.input_size[1:]),
         mean=cast("tuple[float, float, float]", config.mean),
         std=cast("tuple[float, float, float]", config.std),
-        interpolation=cast("Literal['bilinear', 'bicubic', 'lanczos']", config.interpolation),
+        interpolation=cast("Interpolation", config.interpolation),
     )
 
 
 def probe_pixels(encoder: VisionEncoder) -> Tensor:
-    """Random pixels `(1, 3, H, W)` in the encoder's input size, the same each time, to hold a copy against it."""
+    """Random pixels `(1, 3, H, W)` in the encoder's input size, the same each time."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, 3, *encoder.config.preprocess.size, generator=generator)
+
+
+@torch.no_grad()
+def probe(encoder: VisionEncoder) -> Tensor:
+    """The patches `(1, N, D)` of `probe_pixels`. Raises ConfigError where the encoder cannot make them."""
+    try:
+        return encoder.eval()(probe_pixels(encoder))[0]
+    except ConfigError:
+        raise
+    except Exception as error:  # models raise what they like at a size that is not theirs
+        height, width = encoder.config.preprocess.size
+        raise ConfigError(
+            f"{encoder.config.name} takes no images of {height} x {width}: {_reason(error)}"
+        ) from None
 
 
 @torch.no_grad()
@@ -141,6 +168,5 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
             # timm's BatchNormAct2d also holds the activation.
             setattr(module, name, getattr(norm, "act", nn.Identity()))
     copy = copy.to(memory_format=torch.channels_last)
-    probe = probe_pixels(encoder)
-    expected, actual = encoder.eval()(probe)[0], copy(probe)[0]
+    expected, actual = probe(encoder), probe(copy)
     return copy if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder
