@@ -80,6 +80,7 @@ def tiff(
     bits: int | None = None,
     extra: int | None = None,
     premade: bytes | None = None,
+    palette: list[int] | None = None,
 ) -> bytes:
     """A TIFF written by hand, in one strip or in one a plane: kinds that PIL does not write."""
     height, width = levels.shape[:2]
@@ -96,6 +97,7 @@ def tiff(
         *((259, "H", [8 if compressed else 1]), (262, "H", [photometric])),
         *((273, "I", starts), (277, "H", [bands]), (278, "H", [height])),
         *((279, "I", [len(strip) for strip in data]), (284, "H", [2 if planes else 1])),
+        *([(320, "H", palette)] if palette is not None else []),
         *([(338, "H", [extra])] if extra is not None else []),
         (339, "H", [kind] * bands),
     ]
@@ -527,7 +529,16 @@ def test_other_tiffs() -> None:
     assert np.array_equal(np.asarray(load_image(tiff(alpha, extra=2)))[:, :, 0], GREY)
     for compressed in (False, True):
         content = tiff(alpha, planes=True, compressed=compressed, extra=2)
-        assert "in planes of their own" in problem(content)
+        assert "channels of LA in planes of their own" in problem(content)
+        content = tiff(PICTURE, 8, planes=True, compressed=compressed)
+        assert "channels of LAB in planes of their own" in problem(content)
+    lab = np.asarray(noise(9, 6).convert("LAB"))
+    seen = np.asarray(load_image(tiff(lab, 8))).astype(int)
+    assert np.abs(seen - PICTURE).mean() < 4
+    for full in (1, 257):  # colours of 16 bits, or by mistake of 8
+        palette = [*range(0, 256 * full, full)] * 3
+        seen = load_image(tiff(GREY, 3, palette=palette))
+        assert np.array_equal(np.asarray(seen)[:, :, 0], GREY)
     for levels in (scaled(PICTURE, "f4"), scaled(PICTURE, "i2"), np.dstack([GREY] * 7)):
         assert "a TIFF of a kind that cannot be read" in problem(tiff(levels, 2))
 

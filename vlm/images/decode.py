@@ -25,7 +25,7 @@ MAX_PIXELS = 120_000_000
 MAX_SIDE = 65_535  # JPEG's own limit
 _LIMIT = f"the limit is {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE:,} pixels a side"
 
-# The entry of `info` by which `load_image` knows what it made (a copy of 48 megapixels takes 144 MB): the format of the
+# The entry of `info` by which `load_image` knows what it made (a copy of 48 megapixels takes 192 MB): the format of the
 # file, a key of FORMATS, or None.
 SOURCE_FORMAT = "vlm source format"
 
@@ -97,7 +97,7 @@ def _mended(data: bytes, name: str) -> Image.Image | None:
     """The picture of a file that Pillow refuses but whose pixels are sound, if they are."""
     picture, seen = None, set()
     for copy in copies(data):
-        del picture  # before the next is decoded: a photo takes 144 MB
+        del picture  # before the next is decoded: a photo of 48 megapixels takes 192 MB
         try:
             picture = _to_rgb(_open(io.BytesIO(copy), name), name)
         except _DamageError:

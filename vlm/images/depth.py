@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImagePalette
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 # Tags of TIFF 6.0
 WIDTH, HEIGHT, BITS, PHOTOMETRIC = 256, 257, 258, 262
-PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 338, 339
+PLANES, COLOURS, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 320, 338, 339
 
 # libtiff gives the byte order of this machine; of these Pillow believes that it is the file's.
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
@@ -46,8 +46,8 @@ def _steer_tiff(image: TiffImageFile) -> None:
     compressed = tile.codec_name == "libtiff"
     if bits == 8 and 2 in tags.get(SAMPLE_FORMAT, ()):
         raise KindError("has signed levels of 8 bits")
-    if planes and image.mode in ("LA", "PA"):
-        raise KindError("has grey levels and transparency in planes of their own")
+    if planes and image.mode in ("LA", "PA", "LAB"):
+        raise KindError(f"has the channels of {image.mode} in planes of their own")
     premultiplied = 1 in tags.get(EXTRA_SAMPLES, ())
     if planes and not compressed and (bits == 16 or premultiplied):
         # Pillow takes planes that are not compressed for plain ones of 8 bits, unless libtiff reads them.
@@ -61,6 +61,10 @@ def _steer_tiff(image: TiffImageFile) -> None:
         image.tile, image.use_load_libtiff = [tile], True
     elif compressed and rawmode in _NATIVE:
         image.tile = [tile._replace(args=(_NATIVE[rawmode], *other))]
+    colours = tags.get(COLOURS, ())
+    if image.mode in ("P", "PA") and max(colours, default=0) < 256:
+        # Some programs write the colours of a palette, too, in 8 bits; Pillow would make them black.
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def is_deep(image: Image.Image) -> bool:
