@@ -127,8 +127,18 @@ def test_any_filesystem_of_fsspec(folder):
         assert full_path(filesystem, inside) == "memory:///photos"
     finally:
         memory.rm("/photos", recursive=True)
-    zipfile.ZipFile(folder / "photos.zip", "w").close()
-    assert open_filesystem(f"zip://1.jpg::{folder}/photos.zip")[1] == "1.jpg"
+
+
+def test_images_in_an_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("in/1.jpg", b"zipped")
+        archive.writestr("in/notes.txt", b"")
+    for place in ("", "in", "in/*.jpg"):
+        source = f"zip://{place}::{tmp_path}/photos.zip"
+        path = f"zip://in/1.jpg::{tmp_path}/photos.zip"
+        assert contents(source, Format.folder) == [(path, b"zipped")]
+    left_out = find_files(f"zip://::{tmp_path}/photos.zip", None, "/nowhere")[2]
+    assert str(left_out) == "left out 1: 1 of other kinds (.txt)"
 
 
 def test_the_format_is_that_of_the_files(tmp_path):

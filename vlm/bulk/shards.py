@@ -90,8 +90,10 @@ def find_files(source: str, format: Format | None, out: str) -> tuple[Format, li
     if names is None:
         raise DatasetError(f"{source}: no such file or folder")
     files: dict[Format | None, list[str]] = {}
+    first, chain, rest = source.partition("::")
+    archive = f"{chain}{rest}" if "://" in first and not _is_local(filesystem) else ""
     for name in names:
-        path = full_path(filesystem, name)
+        path = full_path(filesystem, name) + archive
         if not path.startswith(f"{out}/"):
             files.setdefault(_format(name), []).append(path)
     others = files.pop(None, [])
@@ -102,7 +104,7 @@ def find_files(source: str, format: Format | None, out: str) -> tuple[Format, li
     for kind, paths in files.items():
         others += paths if kind is not chosen else []
     for path in others:
-        left_out.add(path)
+        left_out.add(path.removesuffix(archive))
     if chosen is None or chosen not in files:
         what = "image, parquet file or WebDataset shard (.tar)" if format is None else f"{format}"
         raise DatasetError(f"{source}: no {what} there" + (f"; {left_out}" if left_out else ""))

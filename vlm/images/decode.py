@@ -148,10 +148,8 @@ def _open_other(file: BinaryIO, name: str) -> Image.Image:
 
 def _damaged(name: str, error: Exception | None) -> _DamageError:
     said = f"{name} cannot be decoded, it may be damaged or truncated"
-    if isinstance(
-        error, (OSError, SyntaxError)
-    ):  # Pillow's words; those of other errors are Python's
-        # Some name an object of Python by its address.
+    # These have Pillow's words, and others Python's. Some name an object by its address.
+    if isinstance(error, (OSError, SyntaxError)):
         reason = " ".join(re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "", str(error)).split())
         said = f"{said}: {reason}" if reason else said
     return _DamageError(said)
@@ -193,12 +191,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         picture = to_8_bits(image) if is_deep(image) else image
         if turn is not None:
             picture = picture.transpose(turn)
-        if (
-            image.format == "TGA"
-            and picture.mode == "RGBA"
-            and picture.getchannel(3).getextrema() == (0, 0)
-        ):
-            picture = picture.convert("RGB")  # its fourth channel is often left empty
+        if image.format == "TGA" and _is_clear(picture):  # a fourth channel that is not used
+            picture = picture.convert("RGB")
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -211,6 +205,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     # Nothing of the old stays: an orientation would be applied again by the next reader.
     picture.info = {SOURCE_FORMAT: "JPEG" if image.format == "MPO" else image.format}
     return picture
+
+
+def _is_clear(picture: Image.Image) -> bool:
+    return picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (0, 0)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

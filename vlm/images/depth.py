@@ -75,18 +75,16 @@ def is_deep(image: Image.Image) -> bool:
 def to_8_bits(image: Image.Image) -> Image.Image:
     """A deep picture with 8 bits, "L" or "LA".
 
-    Of 16 bits, zero is black and 65,535 white. Levels of 32 bits are as `in_unit_range` says. Raises KindError, see
-    there.
+    Of 16 bits, zero is black and 65,535 white; of 32 bits, `in_unit_range` says. Raises KindError, as it does.
     """
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        full = tags.get(BITS) == (12,)
-        grey = (values >> (4 if full else 8)).astype(np.uint8)
+        grey = (values >> (4 if tags.get(BITS) == (12,) else 8)).astype(np.uint8)
     else:
         if tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
             values = values.view(np.uint32)  # Pillow has no mode for it
-        # Pillow scales a PPM to 16 bits, whatever its own maximum.
+        # Pillow scales a PGM to 16 bits, whatever its own maximum.
         is_scaled = image.mode == "I" and image.format == "PPM"
         unit = values / np.float32(65535) if is_scaled else in_unit_range(values)
         grey = np.rint(unit * 255).astype(np.uint8)

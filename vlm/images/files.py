@@ -124,10 +124,8 @@ def files_below(
     not be read is a sentence in `problems` or, without them, raises OSError.
     """
     seen: set[tuple[int, int]] = set()
-    links: deque[str] = (
-        deque()
-    )  # after all other folders, so that files have the plainest of their names
     folders = [os.fspath(folder)]
+    links: deque[str] = deque()  # come last, so that files have the plainest of their names
     while folders or links:
         place = folders.pop() if folders else links.popleft()
         try:

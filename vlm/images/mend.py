@@ -32,10 +32,8 @@ def _pixels_of_png(data: bytes) -> bytes:
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
         chunk = data[place:end]
-        # Damage to what is vital is for Pillow to find.
-        if name in _CHUNKS and (
-            name != b"eXIf" or zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
-        ):
+        sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
+        if name in _CHUNKS and (sound or name != b"eXIf"):  # other damage is for Pillow to find
             kept.append(chunk)
         place = end
     return b"".join(kept)
