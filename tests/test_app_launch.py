@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,20 @@ def test_an_app_that_nobody_asks_takes_no_processor(app_with_login: tuple[str, i
     time.sleep(4)
     after, seconds = process.cpu_times(), time.perf_counter() - start
     assert (after.user + after.system - before.user - before.system) / seconds < 0.02
+
+
+def test_photos_are_nobody_elses_and_gone_when_the_app_is_stopped(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "photos"))
+    with serving(tiny_checkpoint) as (address, _):
+        photo = {"files": ("photo.jpg", b"a photo", "image/jpeg")}
+        (path,) = httpx.post(f"{address}gradio_api/upload", files=photo).json()
+        assert Path(path).read_bytes() == b"a photo"
+        (folder,) = (tmp_path / "photos").glob("vlm-photos-*")
+        assert folder in Path(path).parents
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
 @pytest.mark.parametrize(

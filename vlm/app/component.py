@@ -48,7 +48,7 @@ def build(engine: Engine) -> gr.Blocks:
         if page := pages.get(request.session_hash):
             engine.cancel(page)
 
-    # Files of photos are deleted after a day, and when the app is interrupted.
+    # Files of photos are deleted after a day.
     with gr.Blocks(
         title="vlm", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as blocks:

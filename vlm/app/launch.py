@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gradio as gr
 
@@ -38,7 +44,7 @@ def serve(
     """
     accounts = None if auth_file is None else Accounts.read(auth_file)
     _check_address(host, port)
-    with Engine(captioner) as engine:
+    with Engine(captioner) as engine, _photo_folder():
         blocks = build(engine)
         # Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
         blocks._queue.sleep_when_free = POLL_SECONDS
@@ -62,8 +68,28 @@ def serve(
             )
         except OSError:
             raise _taken(host, port) from None
+        if threading.current_thread() is threading.main_thread():
+            # systemd and containers stop a program by SIGTERM: end as by Ctrl+C, which deletes photos.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(f"Open {blocks.local_url} in a browser. Ctrl+C stops the app.", flush=True)
         blocks.block_thread()
+
+
+@contextmanager
+def _photo_folder() -> Iterator[None]:
+    """Keep visitors' photos where no other user of the machine can read them, and delete them at the end."""
+    name = "GRADIO_TEMP_DIR"
+    parent = os.environ.get(name)
+    if parent is not None:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="vlm-photos-", dir=parent, ignore_cleanup_errors=True) as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            del os.environ[name]
+            if parent is not None:
+                os.environ[name] = parent
 
 
 def _check_address(host: str, port: int) -> None:
