@@ -17,6 +17,7 @@ from vlm.answers import Answer
 from vlm.captioner import BATCH, Captioner, EncodedImage
 from vlm.engine import Cancelled, Engine
 from vlm.model.decoder import Projected
+from vlm.model.model import VisionLanguageModel
 from vlm.options import OptionError
 from vlm.prompts import QuestionError
 
@@ -120,6 +121,27 @@ def test_a_long_question_takes_no_room_from_those_beside_it(
     busy.set()
     for job, question in zip(jobs, [long, *QUESTIONS]):
         assert_same(job.result(60), images[0].ask(question))
+
+
+def test_questions_that_a_reader_reads_share_a_batch(tiny: Captioner) -> None:
+    """What the decoder attends to is as long as the question, then."""
+    config = tiny.model.config
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        reading = replace(config, reader=replace(config.decoder, causal=False))
+        captioner = Captioner(VisionLanguageModel(reading), tiny.tokenizer)
+        for weight in captioner.model.decoder.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.3)
+    images = captioner.encode_all(EXAMPLES[:2])
+    asked = [(image, question) for question in QUESTIONS for image in images]
+    with Engine(captioner) as engine:
+        free = threading.Event()
+        engine.call("someone else", lambda: free.wait(60))
+        jobs = [engine.ask(i, image, question) for i, (image, question) in enumerate(asked)]
+        free.set()
+        for job, (image, question) in zip(jobs, asked):
+            assert_same(job.result(60), image.ask(question))
 
 
 def test_many_pages_at_once_never_mix(engine: Engine, images: list[EncodedImage]) -> None:
