@@ -47,14 +47,14 @@ def hallucination(
     take for granted, so the rates are above what detectors or drawn outlines of the objects would give, and the more
     so the fewer references an image has: compare models on the same images only.
     """
-    named = [list(_mentions(ptb_tokenize(caption), names)) for caption in captions]
+    longest = max(len(phrase.split()) for phrase in names)
+
+    def mentions(text: str) -> list[str]:
+        return list(_mentions(ptb_tokenize(text), names, longest))
+
+    named = [mentions(caption) for caption in captions]
     shown = [
-        {
-            name
-            for text in texts
-            for phrase in _mentions(ptb_tokenize(text), names)
-            for name in names[phrase]
-        }
+        {name for text in texts for phrase in mentions(text) for name in names[phrase]}
         for texts in references
     ]
     invented = [
@@ -64,9 +64,8 @@ def hallucination(
     return Hallucination(named, invented)
 
 
-def _mentions(words: list[str], names: Names) -> Iterator[str]:
-    """The words and phrases of a text that name an object, as they stand in `names`."""
-    longest = max((len(phrase.split()) for phrase in names), default=0)
+def _mentions(words: list[str], names: Names, longest: int) -> Iterator[str]:
+    """The words and phrases that name an object, as `names` has them, in at most `longest` words each."""
     start = 0
     while start < len(words):
         for length in range(longest, 0, -1):
