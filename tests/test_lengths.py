@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from training.data.records import DataError, ImageRef, Record
 from training.loop.examples import examples
 from training.loop.lengths import fit, fit_to_decoder
-from training.recipe.recipe import Recipe, Source, Vision
+from training.recipe.recipe import Recipe, Source, Validation, Vision
 from training.recipe.sources import Data, Group
 
 if TYPE_CHECKING:
@@ -79,3 +80,12 @@ def test_a_run_with_nothing_to_learn_is_told_why(tiny: Captioner) -> None:
         DataError, match="nothing to learn: photos: 1 of 1 questions cannot be read"
     ):
         fit_to_decoder(data, recipe(SOURCE), tiny.tokenizer, 24)
+
+
+def test_a_loss_that_could_never_be_measured_is_told_before_the_run(tiny: Captioner) -> None:
+    learnt = group("a.png", ("is it?", ("yes",)))
+    data = Data([[learnt]], [[group("b.png", ("what " * 90, ("yes",)))]], [])
+    with pytest.raises(DataError, match=r"no dev text to measure the loss on: .* too long"):
+        fit_to_decoder(data, recipe(SOURCE), tiny.tokenizer, 24)
+    last = replace(recipe(SOURCE), validation=Validation(metric="last"))
+    assert len(fit_to_decoder(data, last, tiny.tokenizer, 24)) == 1

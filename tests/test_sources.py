@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_questions_are_made_where_several_captions_agree(tmp_path: Path) -> None
 def test_rewards_need_captions_of_two_images(photos: Path) -> None:
     scst = {"init": "small", "objective": "scst", "label_smoothing": 0.0}
     source = {"path": str(FIXTURES / "easy_vqa")}
-    with pytest.raises(RecipeError, match="scst needs captions of two training images"):
+    with pytest.raises(RecipeError, match="scst needs two training images that differ"):
         read_data(small_recipe(sources=[source], **scst), photos)
     assert read_data(small_recipe(photos, **scst), photos).all_train
 
@@ -138,3 +139,29 @@ def test_every_format_can_stand_in_a_recipe(name: str) -> None:
     groups = read_data(recipe, path).all_train
     assert groups
     assert all(list(group.texts) for group in groups)
+
+
+@pytest.mark.parametrize(("metric", "images"), [("CIDEr", 2), ("accuracy", 1)])
+def test_what_the_first_dev_images_cannot_measure_is_told(
+    tmp_path: Path, metric: str, images: int
+) -> None:
+    """All captions are alike but for one of the last two dev images; the other has a question."""
+    folder = draw_photos(tmp_path / "photos", 30)
+    rows = [{"image": f"{i:03d}.png", "caption": "a shape"} for i in range(30)]
+    (folder / "a_train.json").write_text(json.dumps(rows[:20]))
+    rows[29] = {"image": "029.png", "question": "what?", "answer": ["red"], "question_id": 1}
+    rows[28]["caption"] = "a circle"
+    for split, part in (("val", rows[20:28]), ("test", rows[20:])):
+        (folder / f"a_{split}.json").write_text(json.dumps(part))
+    source = {"path": str(folder), "format": "blip", "images": str(folder), "broken": 0.5}
+
+    def read(dev: str, images: int) -> object:
+        validation = {"metric": metric, "images": images}
+        recipe = small_recipe(sources=[{**source, "dev": dev}], validation=validation)
+        return read_data(recipe, folder)
+
+    with pytest.raises(RecipeError, match=f"{metric} needs"):
+        read("val", 500)
+    assert read("test", 500)
+    with pytest.raises(RecipeError, match=rf"{metric} needs .* the first {images} dev images"):
+        read("test", images)

@@ -58,12 +58,13 @@ def fit_to_decoder(data: Data, recipe: Recipe, tokenizer: Tokenizer, max_length:
     """Leave out the images that teach nothing, and return sentences on what of each source does not fit.
 
     A text that is too long is cut, and its end is not learnt. A question that is too long, or has no word, is not
-    learnt, and on dev it counts as wrong. Raises DataError where nothing is left to learn.
+    learnt, and on dev it counts as wrong. Raises DataError where nothing is left to learn, or to measure the loss on.
     """
-    told = []
+    told, judged = [], False
     for source, train, dev in zip(recipe.sources, data.train, data.dev, strict=True):
         learning, judging = (fit(groups, tokenizer, max_length) for groups in (train, dev))
         train[:] = learning.learnt
+        judged |= bool(judging.learnt)
         sentences = [
             *_sentences(learning, max_length, "", "cannot be read and are left out"),
             *_sentences(judging, max_length, "dev ", "cannot be read and count as wrong"),
@@ -71,6 +72,8 @@ def fit_to_decoder(data: Data, recipe: Recipe, tokenizer: Tokenizer, max_length:
         told += [f"{source.path}: {sentence}" for sentence in sentences]
     if not data.all_train:
         raise DataError(f"there is nothing to learn: {'; '.join(told)}")
+    if recipe.validation.metric == "loss" and data.all_dev and not judged:
+        raise DataError(f"there is no dev text to measure the loss on: {'; '.join(told)}")
     return told
 
 

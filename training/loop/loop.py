@@ -315,6 +315,11 @@ def validate(
         scores |= mean_points(written)
         if "CIDEr" not in scores and any(p.record.question is None for p in written):
             missing["CIDEr"] = CIDER_NEEDS
+    if options.metric in missing:
+        raise TrainingError(
+            f"validation.metric {options.metric} {missing[options.metric]}, and of the dev images that can be read the "
+            f"first {options.images} (validation.images) have no such two"
+        )
     if options.metric == "last":
         better = True
     else:
@@ -324,10 +329,9 @@ def validate(
             progress.best = value
         progress.since_best = 0 if better else progress.since_best + 1
         if math.isnan(value):
-            why = "either no dev image could be read, or the weights are spoilt"
             monitor.say(
-                f"epoch {progress.epoch}: dev {options.metric} is not a number, so this model is not kept; "
-                + missing.get(options.metric, why)
+                f"epoch {progress.epoch}: dev {options.metric} is not a number, so this model is not kept; either "
+                "no dev image could be read, or the weights are spoilt"
             )
     if run.accelerator.is_main_process:
         if better:

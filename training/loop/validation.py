@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -21,7 +20,7 @@ from ..data.mixing import attempt
 from ..data.records import Record
 from ..data.report import Broken
 from ..evaluation.predict import Prediction, question_problem, with_all_captions
-from ..recipe.sources import Group
+from ..recipe.sources import Group, dev_order
 from .examples import Batch, examples, make_batch
 from .inputs import Inputs
 from .objectives import Likelihood, encode
@@ -42,8 +41,7 @@ class Dev:
         batch_images: int,
         workers: int,
     ) -> None:
-        self.groups = list(groups)
-        random.Random(0).shuffle(self.groups)  # so that the first few are of all sources
+        self.groups = dev_order(groups)
         self.inputs = inputs
         self.tokenizer = tokenizer
         self.max_length = max_length

@@ -69,6 +69,7 @@ class Decoder:
         _check(
             self.width % self.heads == 0, "width", f"a multiple of heads {self.heads}", self.width
         )
+        _check(self.max_length > 1, "max_length", "2 or more, a prompt and a word", self.max_length)
 
 
 @dataclass(frozen=True)

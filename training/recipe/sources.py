@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlm.prompts import clean_text
+
 from ..data.readers import read
 from ..data.records import DataError, ImageRef, Record
 from ..data.report import Broken, Report
 from ..data.synthetic import questions_from_captions
-from .recipe import Recipe, RecipeError, Source
+from .recipe import Recipe, RecipeError, Source, Validation
 
 _SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
@@ -89,28 +92,49 @@ def read_data(recipe: Recipe, folder: Path) -> Data:
     learnt = {group.image.key for group in data.all_train}
     for groups in data.dev:  # one source's dev image may be another's to learn from
         groups[:] = [group for group in groups if group.image.key not in learnt]
-    _check_validation(recipe.validation.metric, data.all_dev)
-    if recipe.objective == "scst" and _captioned(data.all_train) < 2:
-        raise RecipeError("objective scst needs captions of two training images or more")
+    _check_validation(recipe.validation, data.all_dev)
+    if recipe.objective == "scst" and not _can_weigh_words(data.all_train):
+        raise RecipeError("objective scst needs two training images that differ in their captions")
     return data
 
 
-def _check_validation(metric: str, dev: Sequence[Group]) -> None:
+def dev_order(groups: Iterable[Group]) -> list[Group]:
+    """Dev images in the one order in which they are validated on, so that the first few are of all sources."""
+    ordered = list(groups)
+    random.Random(0).shuffle(ordered)
+    return ordered
+
+
+def _check_validation(validation: Validation, dev: Sequence[Group]) -> None:
     """Raise RecipeError when there is nothing to measure the metric on."""
+    metric = validation.metric
     if metric != "last" and not dev:
         raise RecipeError(
             f"validation.metric {metric} needs dev images and no source has any; give one a dev_share, or set "
             "validation.metric=last"
         )
-    if metric == "accuracy" and all(r.question is None for group in dev for r in group.records):
-        raise RecipeError("validation.metric accuracy needs questions among the dev images")
-    if metric == "CIDEr" and _captioned(dev) < 2:
-        raise RecipeError("validation.metric CIDEr needs captions of two dev images or more")
+    written = dev_order(dev)[: validation.images]
+    among = "the dev images" if len(written) == len(dev) else f"the first {len(written)} dev images"
+    if metric == "accuracy" and all(r.question is None for g in written for r in g.records):
+        raise RecipeError(f"validation.metric accuracy needs questions among {among}")
+    if metric == "CIDEr" and not _can_weigh_words(written):
+        raise RecipeError(
+            f"validation.metric CIDEr needs two images among {among} that differ in their captions"
+        )
 
 
-def _captioned(groups: Sequence[Group]) -> int:
-    """How many of the images have captions."""
-    return sum(any(r.question is None for r in group.records) for group in groups)
+def _can_weigh_words(groups: Sequence[Group]) -> bool:
+    """Whether CIDEr can: a word that the captions of all images have weighs nothing."""
+    captions = (
+        frozenset(
+            clean_text(text).lower()
+            for r in group.records
+            if r.question is None
+            for text in r.texts
+        )
+        for group in groups
+    )
+    return len({texts for texts in captions if texts}) > 1
 
 
 def _read(source: Source, folder: Path, split: str, report: Report) -> Iterator[Record]:
