@@ -29,7 +29,7 @@ proxies: .venv/python  ## the web servers of docs/serving.md, unpacked for the t
 screenshot: browser  ## assets/screenshot.png, as the README shows it
 	.venv/bin/python assets/screenshot.py
 
-wheel: .venv/test
+wheel: .venv/test  ## a wheel file in dist/, with the bundled model and training
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 .venv/python:
