@@ -292,14 +292,20 @@ def test_fine_tuning_starts_from_a_checkpoint_and_improves_it(
     assert tuned.model.config.licence == start.model.config.licence
 
 
+@pytest.mark.parametrize("samples", [{"samples": 2}, {"samples": 1, "baseline": "greedy"}])
 def test_self_critical_training_is_a_second_stage(
-    photos: Path, tmp_path: Path, tiny_checkpoint: Path
+    tmp_path: Path, tiny_checkpoint: Path, samples: dict[str, Any]
 ) -> None:
+    """References that are longer than the decoder, and one that has no word, are no hindrance."""
+    photos = draw_photos(tmp_path / "photos", 20)
+    (photos / "000.txt").write_text("a red circle on a white table " * 30)
+    (photos / "001.txt").write_text("<end> <pad>")
     recipe = write_recipe(
         tmp_path / "r.yaml",
         photos,
         init=str(tiny_checkpoint),
         objective="scst",
+        scst=samples,
         label_smoothing=0,
         dropout=0,
         epochs=1,
