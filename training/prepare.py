@@ -95,7 +95,8 @@ def files(
 def stats(
     path: SourcePath,
     split: Annotated[
-        list[str] | None, typer.Option(help="A split; may be given several times. [default: train]")
+        list[str] | None,
+        typer.Option(help="A split; may be given several times.", show_default="train"),
     ] = None,
     format: Format = None,
     images: Images = None,

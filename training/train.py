@@ -37,12 +37,12 @@ def train(
     ),
     out: Annotated[
         Path | None,
-        typer.Option(help="folder of this run, resumed if it exists  [default: runs/RECIPE]"),
+        typer.Option(help="folder of this run, resumed if it exists", show_default="runs/RECIPE"),
     ] = None,
     cache: Annotated[Path, typer.Option(help="folder of frozen encoders' patches")] = Path("cache"),
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="processes that decode images  [default: by the machine]"),
+        typer.Option(min=0, help="processes that decode images", show_default="by the machine"),
     ] = None,
     device: Annotated[
         str,

@@ -140,8 +140,8 @@ def score_answer_sets(
     """Score data with one answer a question, which may be a comma-separated set (DAQUAR, easy-VQA).
 
     Gives "exact match", and with a Wu-Palmer ``similarity`` also "WUPS@0.9" and "WUPS@0.0", where a
-    similarity below the threshold counts a tenth. ``training.evaluation.metrics.wups.WordSimilarity`` is the
-    similarity to give where WordNet is present.
+    similarity below the threshold counts a tenth. ``wups.WordSimilarity`` is the similarity to give
+    where WordNet is present.
 
     Raises ``ValueError`` where the two do not hold the same questions.
     """
