@@ -240,6 +240,31 @@ def test_an_image_that_cannot_be_read_is_named_and_both_models_do_without(
     assert "3.png" in result.stderr
 
 
+@pytest.mark.parametrize("task", ["caption", "vqa"])
+def test_figures_of_the_images_that_are_left_are_shown_however_few(
+    run, tiny_checkpoint, tmp_path, task
+):
+    source = tmp_path / "easy_vqa"
+    shutil.copytree(FIXTURES / "easy_vqa", source)
+    data = ["--data", source, "--split", "trainval"]
+    photos = source / "train" / "images"
+    if task == "caption":
+        photos = tmp_path / "photos"
+        shutil.copytree(FIXTURES / "kohya" / "5_square", photos)
+        data = ["--data", photos, "--split", "all"]
+    first, *broken = sorted(photos.glob("*.png"))
+    for file in broken:
+        file.write_bytes(b"no image")
+    result = run(tiny_checkpoint, "--task", task, *data, "--json")
+    assert result.exit_code == 1, result.output
+    assert 0 < json.loads(result.stdout)["n"] <= 2  # easy-VQA asks two questions of an image
+    assert broken[0].name in result.stderr
+    first.write_bytes(b"no image")
+    result = run(tiny_checkpoint, "--task", task, *data, "--json")
+    assert result.exit_code == 2, result.output
+    assert "none of the images can be read; the first: " in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

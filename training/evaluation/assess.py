@@ -49,7 +49,8 @@ def predict(
 ) -> list[Prediction]:
     """What a model says of the records; images that cannot be read have no prediction and go into `report`.
 
-    A bar is on the error stream where someone looks at it. Raises DataError when too many are broken.
+    A bar is on the error stream where someone looks at it. Raises DataError when none can be read, or more are broken
+    than the report accepts.
     """
     say = predict_captions if task == "caption" else predict_answers
     predictions = track(
@@ -60,7 +61,12 @@ def predict(
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    return list(predictions)
+    said = list(predictions)
+    if not said:
+        raise DataError(
+            f"none of the images can be read; the first: {report.broken[0].where}: {report.broken[0].reason}"
+        )
+    return said
 
 
 def assess(
