@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 from vlm.prompts import QuestionError, text_ids
 from vlm.tokenizer import Tokenizer
@@ -32,6 +33,11 @@ class Fit:
 def fit(groups: Iterable[Group], tokenizer: Tokenizer, max_length: int) -> Fit:
     """Measure the texts of some images against a decoder of `max_length` tokens."""
     found = Fit()
+
+    @cache  # answers are mostly the same few
+    def tokens(text: str) -> int:
+        return len(text_ids(tokenizer, text))
+
     for group in groups:
         learnt = 0
         for record in group.records:
@@ -43,11 +49,10 @@ def fit(groups: Iterable[Group], tokenizer: Tokenizer, max_length: int) -> Fit:
                 found.unread.append(f"{record.image}: {error}")
                 continue
             for text in record.texts:
-                ids = text_ids(tokenizer, text)
-                learnt += bool(ids)
-                if not ids:
+                learnt += tokens(text) > 0
+                if not tokens(text):
                     found.wordless.append(str(record.image))
-                elif (length := len(prompt) + len(ids)) > max_length:
+                elif (length := len(prompt) + tokens(text)) > max_length:
                     found.lengths.append((length, str(record.image)))
         if learnt:
             found.learnt.append(group)
@@ -82,7 +87,7 @@ def _sentences(found: Fit, max_length: int, split: str, unread: str) -> Iterator
         longest, place = max(found.lengths)
         yield (
             f"{len(found.lengths):,} of {found.texts:,} {split}texts are cut at {max_length} tokens "
-            f"(decoder.max_length), and their ends are not learnt; the longest, of {place}, takes {longest}"
+            f"(decoder.max_length), and their ends do not count; the longest, of {place}, takes {longest}"
         )
     if found.wordless:
         yield (
