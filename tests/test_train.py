@@ -429,3 +429,24 @@ def test_two_processes_give_the_losses_of_one(photos: Path, tmp_path: Path, enco
         assert done.returncode == 0, done.stderr
     assert "2 process(es)" in (tmp_path / "two" / "log.txt").read_text()
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("program", "package", "arguments"),
+    [
+        ("train", "accelerate", ["finetune"]),
+        ("train", "yaml", ["finetune"]),
+        ("evaluate", "pycocoevalcap", ["--task", "caption", "--data", "photos"]),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_how_to_get_it(
+    program: str, package: str, arguments: list[str]
+) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; "
+        f"from training.{program} import app; app({arguments!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: this needs the package {package}; run: pip install")
+    assert '[train]"' in done.stderr

@@ -30,7 +30,8 @@ def clear_errors(extra: str | None = None) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if extra is None or not error.name or error.name.startswith(("vlm", "training")):
             raise
-        fail(f"this needs the package {error.name}; {how_to_install(extra)}")
+        package, *_ = error.name.split(".")
+        fail(f"this needs the package {package}; {how_to_install(extra)}")
     except BrokenPipeError:  # the reader has seen enough, as in `vlm caption photos | head`
         raise
     except OSError as error:
