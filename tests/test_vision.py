@@ -82,7 +82,7 @@ def test_prefix_tokens_are_dropped():
 
 
 @pytest.mark.parametrize(
-    "name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto", "test_vit3"]
+    "name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto", "test_vit3", "xception41p"]
 )
 def test_folding_batch_norm_changes_no_patch(name):
     model = encoder(name, (64, 64))

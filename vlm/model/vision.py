@@ -156,6 +156,8 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
                 continue
             if norm.running_mean is None or norm.running_var is None:
                 continue
+            if norm.num_features != convolution.out_channels:  # it stands before it, not behind
+                continue
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
                 convolution.weight,
                 convolution.bias,

@@ -41,7 +41,9 @@ def read_weights(folder: Path, stem: str = "model", pickled: str = "pytorch_mode
         if (folder / name).is_file():
             parts = [name]
         elif (folder / f"{name}.index.json").is_file():
-            parts = sorted(set(read_json(folder, f"{name}.index.json")["weight_map"].values()))
+            index = f"{name}.index.json"
+            places = read_json(folder, index).get("weight_map")
+            parts = sorted(set(fit(dict[str, str], places, f"{index}: weight_map").values()))
         else:
             continue
         weights: Weights = {}

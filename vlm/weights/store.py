@@ -15,7 +15,7 @@ from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
 from vlm.weights import CheckpointError
 from vlm.weights.families import read_json, recognise
-from vlm.weights.tables import check_finite, unwrapped
+from vlm.weights.tables import Weights, check_finite, some, unwrapped
 
 
 def save_checkpoint(
@@ -78,17 +78,28 @@ def load_checkpoint(folder: str | Path) -> tuple[VisionLanguageModel, Tokenizer]
         for name, tensor in weights.items()
     }
     try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise CheckpointError(
-            f"{folder / 'model.safetensors'} does not fit its config.json: {first}"
-        ) from None
-    try:
+        _check_places(model.state_dict(), weights)
         check_finite(weights, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / 'model.safetensors'}: {error}") from None
+    model.load_state_dict(weights, assign=True)
     return model.eval(), tokenizer
+
+
+def _check_places(places: Weights, weights: Weights) -> None:
+    """Raise CheckpointError that names weights which are missing, too many, or of another shape or kind."""
+    reason = "config.json describes another model"
+    if missing := sorted(places.keys() - weights.keys()):
+        raise CheckpointError(f"the weights have no {some(missing)}; {reason}")
+    if extra := sorted(weights.keys() - places.keys()):
+        raise CheckpointError(f"the weights have {some(extra)} without a place; {reason}")
+    for name, place in places.items():
+        tensor = weights[name]
+        if tensor.shape != place.shape:
+            shapes = f"{tuple(tensor.shape)} and not {tuple(place.shape)}"
+            raise CheckpointError(f"{name} is {shapes}; {reason}")
+        if place.is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(f"{name} is {tensor.dtype} and not {place.dtype}")
 
 
 def _name_today(name: str) -> str:

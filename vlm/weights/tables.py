@@ -86,7 +86,7 @@ def unwrapped(weights: Weights) -> Weights:
     plain = {short: weights[name] for name, short in names.items()}
     if len(plain) < len(names):
         twice = [name for name, short in names.items() if list(names.values()).count(short) > 1]
-        raise CheckpointError(f"the weights have {_some(sorted(twice))}, which are the same")
+        raise CheckpointError(f"the weights have {some(sorted(twice))}, which are the same")
     return plain
 
 
@@ -108,16 +108,14 @@ def translate(source: Weights, table: Table, dropped: Dropped) -> Weights:
     used = {name for entry in table.values() for name in entry.names}
     missing = sorted(used - source.keys())
     if missing:
-        raise CheckpointError(f"the weights have no {_some(missing)}")
+        raise CheckpointError(f"the weights have no {some(missing)}")
     unread = sorted(
         name
         for name in source.keys() - used
         if not any(re.fullmatch(pattern, name) for pattern in dropped)
     )
     if unread:
-        raise CheckpointError(
-            f"the weights have {_some(unread)}, which this importer does not know"
-        )
+        raise CheckpointError(f"the weights have {some(unread)}, which this importer does not know")
     check_finite(source, sorted(used))
     return {
         ours: entry.how(*(source[name] for name in entry.names)) for ours, entry in table.items()
@@ -134,6 +132,7 @@ def tied(source: Weights, output: str, embeddings: str) -> bool:
     return torch.equal(source[output], source.setdefault(embeddings, source[output]))
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first of many names, and how many more there are."""
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + rest
