@@ -19,7 +19,7 @@ def main(
     model: Annotated[str | None, typer.Option(help="By default the bundled model.")] = None,
     example: Annotated[str, typer.Option(help="Name of an example photo.")] = "dog",
     word: Annotated[str, typer.Option(help="A word of the caption, whose heatmap shows.")] = "dog",
-    question: Annotated[str, typer.Option()] = "what colour is the dog?",
+    question: Annotated[str, typer.Option()] = "what animal is it?",
     width: Annotated[int, typer.Option(help="360 is a phone.")] = 1200,
     height: Annotated[int, typer.Option()] = 720,
     dark: bool = False,
