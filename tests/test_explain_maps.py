@@ -99,7 +99,6 @@ def test_a_word_that_occurs_twice_has_a_map_each(finished):
     assert not torch.allclose(first.weights, second.weights, atol=1e-4)
 
 
-@torch.inference_mode()
 def test_a_word_of_several_tokens_has_their_mean(finished):
     text = finished("zebra")
     assert len(text.ids) > 1
@@ -108,7 +107,6 @@ def test_a_word_of_several_tokens_has_their_mean(finished):
     torch.testing.assert_close(word.weights, by_token[1:].mean(dim=0))
 
 
-@torch.inference_mode()
 def test_default_is_the_mean_over_layers_and_heads(tiny, finished):
     text, config = finished("a dog"), tiny.model.config.decoder
     single = [

@@ -56,7 +56,6 @@ class WordMap:
         }
 
 
-@torch.inference_mode()
 def word_maps(
     finished: Finished,
     method: str = "attention",

@@ -8,6 +8,7 @@ from torch import Tensor
 from vlm.explain.finished import Finished
 
 
+@torch.inference_mode()
 def attention_on_patches(
     finished: Finished, layer: int | None, head: int | None
 ) -> tuple[Tensor, Tensor | None]:
