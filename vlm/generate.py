@@ -110,19 +110,24 @@ def _ancestral(
     state = _State.start(decoder, projected, prompts, pad, options.candidates)
     count = len(prompts) * options.candidates
     device = state.logits.device
-    # A generator of its own for each row: a prompt's samples do not depend on what else is in the batch.
-    generators = [
-        _generator(seed, candidate, device)
-        for seed in seeds
-        for candidate in range(options.candidates)
-    ]
+    if options.sample:
+        # A generator of its own for each row: a prompt's samples do not depend on what else is in the batch.
+        chances = [
+            _chances(seed, candidate, options.max_tokens)
+            for seed in seeds
+            for candidate in range(options.candidates)
+        ]
+        drawn = torch.stack(chances).to(device)  # (R, max_tokens)
     tokens = torch.empty(count, 0, dtype=torch.long, device=device)
     chosen_logprobs = torch.empty(count, 0, device=device)
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     for length in range(1, options.max_tokens + 1):
         logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
         scores = _controlled(state.logits, tokens, length, end, options)
-        chosen = _draw(scores, generators, options) if options.sample else scores.argmax(dim=-1)
+        if options.sample:
+            chosen = _draw(scores, drawn[:, length - 1], options)
+        else:
+            chosen = scores.argmax(dim=-1)
         chosen = chosen.masked_fill(finished, pad)
         logprob = logprobs.gather(1, chosen[:, None])
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)
@@ -141,7 +146,8 @@ def _ancestral(
             rows = _rows(going, options.candidates, device)
             state = state.select(going, options.candidates)
             tokens, chosen_logprobs, finished = tokens[rows], chosen_logprobs[rows], finished[rows]
-            generators = [generators[row] for row in rows.tolist()]
+            if options.sample:
+                drawn = drawn[rows]
         if length == options.max_tokens or bool(finished.all()):
             return
         state = state.step(decoder, tokens[:, -1])
@@ -342,8 +348,11 @@ def _repeats(rows: list[list[int]], size: int) -> Iterator[list[int]]:
         ]
 
 
-def _draw(logits: Tensor, generators: list[torch.Generator], options: Options) -> Tensor:
-    """One sampled token for each row, `(R,)`, of the `top_k` and the smallest set that holds `top_p`."""
+def _draw(logits: Tensor, chances: Tensor, options: Options) -> Tensor:
+    """One sampled token for each row, `(R,)`, of the `top_k` and the smallest set that holds `top_p`.
+
+    `chances` `(R,)` are uniform in [0, 1): a token is drawn where the sum of all probabilities up to its own passes it.
+    """
     logits = logits / options.temperature
     if options.top_k:
         floor = logits.topk(min(options.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
@@ -354,20 +363,20 @@ def _draw(logits: Tensor, generators: list[torch.Generator], options: Options) -
         before = ordered.cumsum(dim=-1) - ordered
         ordered = ordered.masked_fill(before >= options.top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(1, order, ordered)
-    draws = [
-        torch.multinomial(row, 1, generator=generator)
-        for row, generator in zip(probabilities, generators)
-    ]
-    return torch.cat(draws)
+    sums = probabilities.cumsum(dim=-1)
+    drawn = torch.searchsorted(sums, (chances * sums[:, -1])[:, None], right=True)[:, 0]
+    # Rounding may make the product the whole sum, which no token passes; the last that can be drawn reaches it.
+    return torch.minimum(drawn, torch.searchsorted(sums, sums[:, -1:].contiguous())[:, 0])
 
 
-def _generator(seed: int | None, candidate: int, device: torch.device) -> torch.Generator:
-    generator = torch.Generator(device)
+def _chances(seed: int | None, candidate: int, count: int) -> Tensor:
+    """What decides a row's tokens: `count` numbers uniform in [0, 1), the same on every device."""
+    generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
         generator.manual_seed((seed * 1_000_003 + candidate) % 2**63)
-    return generator
+    return torch.rand(count, generator=generator)
 
 
 def _hypothesis(

@@ -26,7 +26,7 @@ from ..data.report import Broken
 from ..evaluation.metrics.captions import CIDER_NEEDS
 from ..evaluation.samples import samples
 from ..evaluation.scoring import mean_points
-from ..recipe.recipe import Recipe
+from ..recipe.recipe import Recipe, RecipeError
 from ..recipe.sources import Data
 from .checkpoints import RunFolder, TrainingError
 from .examples import Batch
@@ -132,13 +132,17 @@ def train(
     interruption. Raises TrainingError for a bad loss, unless the recipe skips such steps, and for a metric that
     was a number at no validation, since no model was kept then.
     """
+    if recipe.keep_classes and model.tagger is None:
+        raise RecipeError("keep_classes must be 0 for a model without tags")
     model.to(accelerator.device)
     trained = freeze(model, recipe.optimiser)
     averaged = ModelEmaV3(model, decay=recipe.optimiser.ema, use_warmup=True)
     steps_of = steps_of_epochs(data.train, recipe)
     optimiser = make_optimiser(model, recipe.optimiser)
     schedule = make_schedule(optimiser, recipe.optimiser, sum(steps_of))
-    objective = Likelihood(model, recipe.label_smoothing, recipe.gradient_checkpointing)
+    objective = Likelihood(
+        model, recipe.label_smoothing, recipe.gradient_checkpointing, recipe.keep_classes
+    )
     objective, optimiser = accelerator.prepare(objective, optimiser)
     critic = make_critic(recipe, tokenizer, data)
     rank, world = accelerator.process_index, accelerator.num_processes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -28,22 +29,34 @@ from .examples import Batch, Example, Rows, collate
 END_WORD = "endofcaption"
 
 
+def encoded(model: VisionLanguageModel, batch: Batch) -> tuple[Tensor, tuple[int, int]]:
+    """The patches `(B, N, D)` of a batch's images, and their grid."""
+    if batch.grid is None:
+        # Convolutions in half precision are fastest on a GPU with a pixel's channels side by side.
+        layout = torch.channels_last if batch.images.is_cuda else torch.preserve_format
+        return model.vision(batch.images.contiguous(memory_format=layout))
+    return batch.images.float(), batch.grid
+
+
 def encode(model: VisionLanguageModel, batch: Batch) -> Memory:
     """The memory of a batch's images."""
-    if batch.grid is None:
-        return model.encode(batch.images)
-    return model.remember(batch.images.float(), batch.grid)
+    return model.remember(*encoded(model, batch))
 
 
 class Likelihood(nn.Module):
     """The summed cross-entropy in nats of a batch's targets, each row by its weight.
 
     Keys and values of the images are projected once for all rows. `recompute` keeps the activations of one chunk,
-    and of one block of an encoder that learns, at a time, and computes them again for the gradients.
+    and of one block of an encoder that learns, at a time, and computes them again for the gradients. `keep_classes`
+    adds, that many times, the divergence of the tagger's classes from those of the encoder as it is now.
     """
 
     def __init__(
-        self, model: VisionLanguageModel, label_smoothing: float = 0.0, recompute: bool = False
+        self,
+        model: VisionLanguageModel,
+        label_smoothing: float = 0.0,
+        recompute: bool = False,
+        keep_classes: float = 0.0,
     ) -> None:
         super().__init__()
         if recompute and any(p.requires_grad for p in model.vision.parameters()):
@@ -51,14 +64,30 @@ class Likelihood(nn.Module):
         self.model = model
         self.label_smoothing = label_smoothing
         self.recompute = recompute
+        self.keep_classes = keep_classes
+        self.first: nn.Module | None = None
+        if keep_classes:
+            self.first = deepcopy(model.vision).requires_grad_(False)
 
     def forward(self, batch: Batch) -> Tensor:
-        projected = self.model.decoder.project(encode(self.model, batch))
+        patches, grid = encoded(self.model, batch)
+        projected = self.model.decoder.project(self.model.remember(patches, grid))
         if self.recompute:
             sums = [checkpoint(self._sum, projected, c, use_reentrant=False) for c in batch.chunks]
         else:
             sums = [self._sum(projected, chunk) for chunk in batch.chunks]
+        if self.first is not None:
+            sums.append(self.keep_classes * self._forgotten(self.first, patches, batch))
         return torch.stack(sums).sum()
+
+    def _forgotten(self, first: nn.Module, patches: Tensor, batch: Batch) -> Tensor:
+        """How far the classes of patches `(B, N, D)` are from those that the `first` encoder sees, in nats."""
+        tagger = self.model.tagger
+        assert tagger is not None
+        with torch.no_grad():
+            before = tagger.logits(first.eval()(batch.images)[0]).float().log_softmax(dim=-1)
+        now = tagger.logits(patches).float().log_softmax(dim=-1)
+        return F.kl_div(now, before, reduction="sum", log_target=True)
 
     def _sum(self, projected: Projected, rows: Rows) -> Tensor:
         # On a CPU the gradient of fused attention takes longer than all of the decoder's other products.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
 from vlm.model.model import VisionLanguageModel
 
-from ..recipe.recipe import Optimiser
+from ..recipe.recipe import Optimiser, RecipeError
 
 
 def freeze(model: VisionLanguageModel, options: Optimiser) -> list[str]:
@@ -20,7 +21,23 @@ def freeze(model: VisionLanguageModel, options: Optimiser) -> list[str]:
     model.requires_grad_(False)
     for name in trained:
         getattr(model, name).requires_grad_(True)
+    if "vision" in trained and options.frozen_stages:
+        freeze_stages(model.vision.trunk, options.frozen_stages)
     return trained
+
+
+def freeze_stages(trunk: Any, count: int) -> None:
+    """Freeze the first stages of a timm model. Raises RecipeError where it has no more than these."""
+    stages = group_parameters(trunk, trunk.group_matcher(coarse=True))
+    if count >= len(stages):
+        raise RecipeError(
+            f"optimiser.frozen_stages must be less than the encoder's {len(stages)}, not {count}; "
+            "learning_rate.vision=0 freezes all"
+        )
+    parameters = dict(trunk.named_parameters())
+    for stage in sorted(stages)[:count]:
+        for name in stages[stage]:
+            parameters[name].requires_grad_(False)
 
 
 def rates(model: VisionLanguageModel, options: Optimiser) -> dict[str, float]:

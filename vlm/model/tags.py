@@ -53,11 +53,14 @@ class Tagger(nn.Module):
         self.place_embedding = nn.Embedding(config.length, memory_width)
         self.sureness = nn.Linear(1, memory_width)
 
+    def logits(self, patches: Tensor) -> Tensor:
+        """The classifier's scores of its classes `(B, classes)` for patches `(B, N, D)`."""
+        own = patches[..., : self.classifier.shape[1]]  # without the detail of a patch's cells
+        return F.linear(own.mean(dim=1), self.classifier, self.bias)
+
     def classify(self, patches: Tensor) -> Tags:
         """The surest names for patches `(B, N, D)`."""
-        own = patches[..., : self.classifier.shape[1]]  # without the detail of a patch's cells
-        logits = F.linear(own.mean(dim=1), self.classifier, self.bias)
-        by_class = logits.float().softmax(dim=-1)  # (B, classes)
+        by_class = self.logits(patches).float().softmax(dim=-1)  # (B, classes)
         by_name = by_class.new_zeros(len(by_class), len(self.config.names) + 1)
         by_name = by_name.index_add(1, self.name_of_class, by_class)
         shared = self.name_of_class.bincount(minlength=len(self.config.names) + 1).clamp(min=1)
