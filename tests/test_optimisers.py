@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from small_runs import small_recipe
+from timm.models import group_parameters
 
 from training.loop.optimisers import freeze, make_optimiser, make_schedule
 from training.recipe.recipe import Optimiser, RecipeError
@@ -52,6 +53,27 @@ def test_each_part_has_its_rate_and_only_matrices_decay(model: VisionLanguageMod
         assert groups[name]["lr"] == rates[name.split(".")[0]]
         decayed = parameter.ndim > 1 and "embedding" not in name
         assert groups[name]["weight_decay"] == (0.1 if decayed else 0), name
+
+
+def test_the_encoders_first_stages_stay_and_the_rest_learns(model: VisionLanguageModel) -> None:
+    rates = {"vision": 1e-3, "adapter": 0, "decoder": 0}
+    chosen = options(learning_rate=rates, frozen_stages=2)
+    freeze(model, chosen)
+    learnt = {
+        name.removeprefix("vision.trunk.")
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    stages = group_parameters(model.vision.trunk, model.vision.trunk.group_matcher(coarse=True))
+    assert learnt == {name for stage in sorted(stages)[2:] for name in stages[stage]}
+    assert set(by_parameter(model, make_optimiser(model, chosen))) == {
+        f"vision.trunk.{n}" for n in learnt
+    }
+
+
+def test_an_encoder_that_learns_has_a_stage_left(model: VisionLanguageModel) -> None:
+    with pytest.raises(RecipeError, match="frozen_stages must be less than the encoder's"):
+        freeze(model, options(learning_rate={"vision": 1e-3}, frozen_stages=99))
 
 
 def test_lower_layers_of_the_encoder_learn_more_slowly(model: VisionLanguageModel) -> None:

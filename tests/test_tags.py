@@ -12,6 +12,8 @@ import torch
 from small_runs import small_recipe
 from torch import Tensor, nn
 
+from training.loop.examples import Batch, Example, collate
+from training.loop.objectives import Likelihood, without_patches
 from training.loop.optimisers import freeze, make_optimiser
 from training.recipe import everyday_names as lexicon
 from training.recipe.everyday_names import NAMES, everyday_names, tags_config
@@ -19,6 +21,7 @@ from training.recipe.models import start_model
 from training.recipe.recipe import RecipeError
 from vlm.captioner import Captioner
 from vlm.model.config import ConfigError, ModelConfig, TagsConfig
+from vlm.model.memory import Memory, Segment
 from vlm.model.model import VisionLanguageModel
 from vlm.model.tags import Tagger
 from vlm.weights.store import load_checkpoint, save_checkpoint
@@ -167,6 +170,64 @@ def tagged(
     for weight in (tagger.project.weight, tagger.place_embedding.weight):
         nn.init.normal_(weight, std=0.5)
     return Captioner(model, tokenizer)
+
+
+def one_caption(tagged: Captioner) -> Batch:
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    rows = [[Example((2,), (7, 8, 9))], [Example((2,), (9, 8, 7))]]
+    return Batch(("a", "b"), pixels, None, collate(rows, tagged.tokenizer.pad))
+
+
+def test_an_encoder_that_learns_pays_for_classes_that_it_forgets(tagged: Captioner) -> None:
+    batch = one_caption(tagged)
+    kept, alone = Likelihood(tagged.model, keep_classes=3.0), Likelihood(tagged.model)
+    tagger, first = tagged.model.tagger, kept.first
+    assert tagger is not None
+    assert first is not None
+    assert kept(batch).item() == pytest.approx(
+        alone(batch).item(), rel=1e-5
+    )  # nothing forgotten yet
+    with torch.no_grad():
+        for parameter in tagged.model.vision.parameters():
+            parameter.mul_(0.9)
+    now, before = (
+        tagger.logits(encoder(batch.images)[0]).log_softmax(dim=-1)
+        for encoder in (tagged.model.vision, first)
+    )
+    divergence = (before.exp() * (before - now)).sum().item()
+    assert divergence > 0.01
+    paid = kept(batch).item() - alone(batch).item()
+    assert paid == pytest.approx(3 * divergence, rel=1e-3)
+    assert not any(p.requires_grad for p in first.parameters())
+
+
+def test_patches_are_hidden_where_there_are_tags_alone() -> None:
+    real = torch.tensor([[True, True, True, True, False], [True, True, True, False, False]])
+    segments = (Segment("image", 0, 3, (1, 3)), Segment("tags", 3, 5))
+    memory = Memory(torch.zeros(2, 5, 4), segments, real)
+    hidden = without_patches(memory, 1.0).real
+    assert hidden.tolist() == [[False, False, False, True, False], [True, True, True, False, False]]
+    assert torch.equal(without_patches(memory, 0.0).real, real)
+    torch.manual_seed(0)
+    share = [without_patches(memory, 0.25).real[0, 0].item() for _ in range(400)].count(False) / 400
+    assert share == pytest.approx(0.25, abs=0.07)
+
+
+def test_patches_are_hidden_while_learning_alone(tagged: Captioner) -> None:
+    batch = one_caption(tagged)
+    patches = torch.randn(2, 9, tagged.model.vision.width)
+    batch = replace(batch, images=patches, grid=(3, 3))
+    hiding, plain = Likelihood(tagged.model, hide_patches=1.0), Likelihood(tagged.model)
+    tagger = tagged.model.tagger
+    assert tagger is not None
+    with torch.no_grad():
+        assert hiding.eval()(batch).item() == plain.eval()(batch).item()
+        hiding.training = True  # and not its model, whose dropout would draw
+        others = replace(batch, images=batch.images.flip(0))
+        tagger.classifier.zero_()
+        tagger.bias[:4] = 30.0  # the same tags for all
+        assert hiding(batch).item() == hiding(others).item()
+        assert plain(batch).item() != plain(others).item()
 
 
 def test_what_is_written_depends_on_the_tags(tagged: Captioner) -> None:

@@ -124,10 +124,8 @@ def _ancestral(
     for length in range(1, options.max_tokens + 1):
         logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
         scores = _controlled(state.logits, tokens, length, end, options)
-        if options.sample:
-            chosen = _draw(scores, drawn[:, length - 1], options)
-        else:
-            chosen = scores.argmax(dim=-1)
+        chance = drawn[:, length - 1] if options.sample else None
+        chosen = scores.argmax(dim=-1) if chance is None else _draw(scores, chance, options)
         chosen = chosen.masked_fill(finished, pad)
         logprob = logprobs.gather(1, chosen[:, None])
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)

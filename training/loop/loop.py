@@ -141,7 +141,11 @@ def train(
     optimiser = make_optimiser(model, recipe.optimiser)
     schedule = make_schedule(optimiser, recipe.optimiser, sum(steps_of))
     objective = Likelihood(
-        model, recipe.label_smoothing, recipe.gradient_checkpointing, recipe.keep_classes
+        model,
+        recipe.label_smoothing,
+        recipe.gradient_checkpointing,
+        recipe.keep_classes,
+        recipe.hide_patches,
     )
     objective, optimiser = accelerator.prepare(objective, optimiser)
     critic = make_critic(recipe, tokenizer, data)

@@ -43,12 +43,23 @@ def encode(model: VisionLanguageModel, batch: Batch) -> Memory:
     return model.remember(*encoded(model, batch))
 
 
+def without_patches(memory: Memory, share: float) -> Memory:
+    """The memory with the patches masked of a random `share` of those images that have something else to read."""
+    real, image = memory.real.clone(), memory.image
+    patches = torch.zeros_like(real)
+    patches[:, image.start : image.stop] = True
+    others = (real & ~patches).any(dim=1)  # (B,)
+    chosen = others & (torch.rand(len(real), device=real.device) < share)
+    return replace(memory, mask=real & ~(patches & chosen[:, None]))
+
+
 class Likelihood(nn.Module):
     """The summed cross-entropy in nats of a batch's targets, each row by its weight.
 
     Keys and values of the images are projected once for all rows. `recompute` keeps the activations of one chunk,
     and of one block of an encoder that learns, at a time, and computes them again for the gradients. `keep_classes`
     adds, that many times, the divergence of the tagger's classes from those of the encoder as it is now.
+    `hide_patches` is the share of images of which, while learning, only their tags can be read.
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class Likelihood(nn.Module):
         label_smoothing: float = 0.0,
         recompute: bool = False,
         keep_classes: float = 0.0,
+        hide_patches: float = 0.0,
     ) -> None:
         super().__init__()
         if recompute and any(p.requires_grad for p in model.vision.parameters()):
@@ -64,6 +76,7 @@ class Likelihood(nn.Module):
         self.model = model
         self.label_smoothing = label_smoothing
         self.recompute = recompute
+        self.hide_patches = hide_patches
         self.keep_classes = keep_classes
         self.first: nn.Module | None = None
         if keep_classes:
@@ -71,7 +84,10 @@ class Likelihood(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         patches, grid = encoded(self.model, batch)
-        projected = self.model.decoder.project(self.model.remember(patches, grid))
+        memory = self.model.remember(patches, grid)
+        if self.training and self.hide_patches:
+            memory = without_patches(memory, self.hide_patches)
+        projected = self.model.decoder.project(memory)
         if self.recompute:
             sums = [checkpoint(self._sum, projected, c, use_reentrant=False) for c in batch.chunks]
         else:

@@ -227,7 +227,8 @@ class Recipe:
     whose ImageNet classifier, over this encoder's features, gives words for what it is sure of (`vlm/model/tags.py`);
     a checkpoint `init` without them learns to read them. An encoder that learns forgets what the classifier reads:
     `keep_classes` weighs, in nats an image, how far its classes come from those of the encoder that it started as
-    (learning without forgetting, Li and Hoiem 2016).
+    (learning without forgetting, Li and Hoiem 2016). `hide_patches` is the share of images of which only the tags are
+    shown, so that their words are copied.
     """
 
     sources: Annotated[tuple[Source, ...], _SOURCES]
@@ -252,6 +253,7 @@ class Recipe:
     blind: bool = False
     tags: str | None = None
     keep_classes: NonNegative = 0.0
+    hide_patches: Share = 0.0
     licence: str = ""
 
     def __post_init__(self) -> None:
