@@ -220,6 +220,7 @@ def test_patches_are_hidden_while_learning_alone(tagged: Captioner) -> None:
     hiding, plain = Likelihood(tagged.model, hide_patches=1.0), Likelihood(tagged.model)
     tagger = tagged.model.tagger
     assert tagger is not None
+    nn.init.normal_(tagged.model.adapter.project.weight)  # so that patches matter
     with torch.no_grad():
         assert hiding.eval()(batch).item() == plain.eval()(batch).item()
         hiding.training = True  # and not its model, whose dropout would draw
