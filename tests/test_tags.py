@@ -174,7 +174,7 @@ def tagged(
 
 def one_caption(tagged: Captioner) -> Batch:
     pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    rows = [[Example((2,), (7, 8, 9))], [Example((2,), (9, 8, 7))]]
+    rows = [[Example((2,), (7, 8, 9))], [Example((2,), (20, 21, 22))]]
     return Batch(("a", "b"), pixels, None, collate(rows, tagged.tokenizer.pad))
 
 
@@ -220,7 +220,8 @@ def test_patches_are_hidden_while_learning_alone(tagged: Captioner) -> None:
     hiding, plain = Likelihood(tagged.model, hide_patches=1.0), Likelihood(tagged.model)
     tagger = tagged.model.tagger
     assert tagger is not None
-    nn.init.normal_(tagged.model.adapter.project.weight)  # so that patches matter
+    for weight in tagged.model.adapter.parameters():  # so that patches matter
+        nn.init.normal_(weight)
     with torch.no_grad():
         assert hiding.eval()(batch).item() == plain.eval()(batch).item()
         hiding.training = True  # and not its model, whose dropout would draw
