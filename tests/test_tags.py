@@ -174,7 +174,7 @@ def tagged(
 
 def one_caption(tagged: Captioner) -> Batch:
     pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    rows = [[Example((2,), (7, 8, 9))], [Example((2,), (20, 21, 22))]]
+    rows = [[Example((2,), (300, 301, 302))], [Example((2,), (350, 351, 352))]]
     return Batch(("a", "b"), pixels, None, collate(rows, tagged.tokenizer.pad))
 
 
