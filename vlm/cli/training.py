@@ -1,4 +1,4 @@
-"""`vlm evaluate`, `vlm train` and `vlm prepare`: programs of training, each imported only when it is asked for."""
+"""`vlm evaluate`, `faithfulness`, `train` and `prepare`: programs of training, imported only when asked for."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ PASSED_ON = {
 def evaluate(context: typer.Context) -> None:
     """Score captions or answers on a dataset, or compare two models."""
     _run("evaluate", context)
+
+
+def faithfulness(context: typer.Context) -> None:
+    """Measure whether a model's maps are true."""
+    _run("faithfulness", context)
 
 
 def train(context: typer.Context) -> None:

@@ -1,0 +1,249 @@
+"""Maps against places that are known: planted maps must score what was planted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from training.data.records import DataError, ImageRef
+from training.data.report import Report
+from training.evaluation.grounding.entities import original_size, read_boxes
+from training.evaluation.grounding.explainers import BASELINES, explainers, less_the_mean
+from training.evaluation.grounding.grounding_tables import pointing_table
+from training.evaluation.grounding.places import (
+    Example,
+    Named,
+    Place,
+    captions_with_phrases,
+    word_positions,
+)
+from training.evaluation.grounding.pointing import first_photos, over_photos, peak, point
+from training.evaluation.metrics.statistics import bootstrap_interval
+from training.faithfulness import app
+
+LEFT = Place(((0.0, 0.0, 0.25, 1.0),))
+RIGHT = Place(((0.75, 0.0, 1.0, 1.0),))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    file = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(256, size=(60, 90, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(file)
+    return ImageRef(str(file))
+
+
+def column(index: int, count: int = 4) -> np.ndarray:
+    weights = np.full((3, count), 0.01)
+    weights[1, index] = 1
+    return weights
+
+
+def test_a_cells_coverage_is_the_share_of_it_that_lies_in_boxes():
+    place = Place(((0.0, 0.0, 0.5, 0.25), (0.0, 0.0, 0.25, 0.25)))  # the second adds nothing
+    np.testing.assert_allclose(place.coverage((2, 2)), [[0.5, 0], [0, 0]])
+    assert place.area == pytest.approx(0.125)
+    np.testing.assert_allclose(place.coverage((1, 1), (0.0, 0.0, 0.5, 0.5)), [[0.5]])
+    assert place.holds(0.4, 0.2)
+    assert not place.holds(0.4, 0.3)
+
+
+def test_the_peak_is_the_centre_of_its_cell_in_the_part_that_was_seen():
+    assert peak(column(3)) == pytest.approx((0.875, 0.5))
+    assert peak(column(3), (0.5, 0.0, 1.0, 1.0)) == pytest.approx((0.9375, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "size"),
+    [
+        ([(0, 0, 500, 100), (0, 0, 10, 333)], (500, 333)),
+        ([(0, 0, 375, 499)], (375, 500)),
+        ([(0, 0, 450, 333)], None),  # nothing reaches the end of a longer side
+        ([(0, 0, 500, 200)], None),  # the other side is open
+    ],
+)
+def test_boxes_tell_the_original_size_where_they_reach_its_ends(boxes, size):
+    assert original_size(boxes) == size
+
+
+def test_boxes_are_read_from_their_file_and_a_broken_line_is_named(tmp_path):
+    file = tmp_path / "boxes.tsv"
+    file.write_text("a.jpg\ta dog\t1\t1\t500\t333\na.jpg\ta dog\t2\t3\t4\t5\n")
+    assert read_boxes(file) == {"a.jpg": {"a dog": [(0, 0, 500, 333), (1, 2, 4, 5)]}}
+    file.write_text("a.jpg\ta dog\t1\t1\n")
+    with pytest.raises(DataError, match="line 1"):
+        read_boxes(file)
+
+
+def test_a_phrase_is_typed_in_with_the_first_caption_that_has_it_as_whole_words():
+    image = ImageRef("/photos/a.jpg")
+    texts = ["A man walks .", "A black dog runs to a man .", "Dogs run ."]
+    phrases = {"a.jpg": {"A black dog": LEFT, "A man": RIGHT, "Dog": LEFT, "a cat": LEFT}}
+    examples = captions_with_phrases([(image, texts)], phrases)
+    assert [(e.text, [n.words for n in e.named]) for e in examples] == [
+        (texts[0], ["A man"]),
+        (texts[1], ["A black dog", "Dog"]),
+    ]
+    with pytest.raises(DataError, match="none of the photos"):
+        captions_with_phrases([(image, ["nothing"])], phrases)
+
+
+def test_words_are_found_where_they_stand_in_the_text(tiny):
+    text = ["a", "dog", "and", "a", "black", "dog"]
+    assert word_positions(tiny.tokenizer, "A black dog", text) == (3, 4, 5)
+    assert word_positions(tiny.tokenizer, "dog", text) == (1,)
+    assert word_positions(tiny.tokenizer, "cat", text) == ()
+
+
+def test_maps_that_peak_on_what_is_named_hit_and_others_miss(tiny, photo):
+    example = Example(photo, "a dog and a cat", (Named("a dog", LEFT), Named("a cat", RIGHT)))
+
+    def knows(image, ids, question=None):
+        return [column(0), column(0), column(1), column(3), column(3)]
+
+    def mixes_up(image, ids, question=None):
+        return knows(image, ids)[::-1]
+
+    centre = BASELINES["centre"]
+    judged = {"knows": knows, "mixes up": mixes_up, "centre": centre}
+    pointed = point(tiny, [example], judged, Report())
+    for pooling in ("mean", "max", "last"):
+        assert pointed["knows"].rate("hits", pooling).value == 1
+        assert pointed["mixes up"].rate("hits", pooling).value == 0
+        assert pointed["knows"].rate("inside", pooling).value > 0.85
+        assert pointed["mixes up"].rate("inside", pooling).value < 0.05
+    assert pointed["centre"].rate("hits").value == 0
+    rows = pointing_table("t", pointed, "mean", caption_ms=10).rows
+    assert rows[0][1] == "100.0 (100.0 to 100.0)"
+    assert rows[0][2] == "**+100.0 (+100.0 to +100.0)**"
+
+
+def test_pooling_says_which_of_a_phrases_words_decides(tiny, photo):
+    example = Example(photo, "black dog", (Named("black dog", RIGHT),))
+
+    def explain(image, ids, question=None):
+        sharp, flat = np.zeros((3, 4)), column(3) + 0.3
+        sharp[1, 0] = 1
+        return [sharp, flat]
+
+    hits = point(tiny, [example], {"m": explain}, Report())["m"].hits
+    assert hits == {"mean": [False], "max": [False], "last": [True]}
+
+
+def test_only_small_things_count_as_small(tiny, photo):
+    large = Place(((0.0, 0.0, 1.0, 1.0),))
+    named = (Named("a dog", large), Named("a cat", Place(((0.9, 0.9, 1.0, 1.0),))))
+    example = Example(photo, "a dog and a cat", named)
+    centre = point(tiny, [example], {"centre": BASELINES["centre"]}, Report())["centre"]
+    assert centre.rate("hits").value == 0.5
+    assert centre.rate("hits", small=True).value == 0
+
+
+def test_an_image_that_cannot_be_read_is_reported_and_the_others_count(tiny, photo, tmp_path):
+    named = (Named("a dog", LEFT),)
+    examples = [Example(ImageRef(str(tmp_path / "none.png")), "a dog", named)]
+    examples.append(Example(photo, "a dog", named))
+    report = Report(limit=1)
+    pointed = point(tiny, examples, {"random": BASELINES["random"]}, report)
+    assert len(pointed["random"].photos) == 1
+    assert "none.png" in report.broken[0].where
+    assert first_photos(examples, 1) == examples[:1]
+
+
+def test_phrases_of_one_photo_are_no_independent_trials():
+    values = np.tile([0.0, 1.0], 50)
+    apart = bootstrap_interval(over_photos(values, np.arange(100)))
+    together = bootstrap_interval(over_photos(values, np.arange(100) % 2))
+    assert over_photos(values, np.arange(100) % 2).value == 0.5
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+
+
+def test_baselines_know_nothing_of_the_words(tiny, photo):
+    image = tiny.encode(photo.path)
+    one, other = (tiny.tokenizer.encode(text) for text in ("a brown dog", "a black cat"))
+    for name in ("centre", "edges", "saliency"):
+        maps = [*BASELINES[name](image, one), *BASELINES[name](image, other)]
+        assert all((m >= 0).all() and np.array_equal(m, maps[0]) for m in maps), name
+    assert peak(BASELINES["centre"](image, one)[0]) == (0.5, 0.5)
+    same = BASELINES["same map"](image, one)
+    np.testing.assert_allclose(same[0], same[2])
+    noise = BASELINES["random"](image, one)
+    assert not np.array_equal(noise[0], noise[1])
+    np.testing.assert_array_equal(noise, BASELINES["random"](image, one))
+
+
+def test_edges_and_saliency_find_the_one_thing_on_a_plain_ground(tiny, tmp_path):
+    picture = Image.new("RGB", (96, 96), "white")
+    picture.paste((200, 0, 0), (70, 70, 90, 90))
+    picture.save(tmp_path / "thing.png")
+    image = tiny.encode(tmp_path / "thing.png")
+    ids = tiny.tokenizer.encode("a dog")
+    for name in ("edges", "saliency"):
+        x, y = peak(BASELINES[name](image, ids)[0])
+        assert x > 0.6, name
+        assert y > 0.6, name
+
+
+def test_less_the_mean_keeps_what_a_word_has_more_than_others():
+    explain = less_the_mean(lambda image, ids, question=None: [column(0), column(3)])
+    assert [m.argmax() for m in explain(None, (), None)] == [4, 7]
+    assert explain(None, (), None)[0][1, 3] == 0
+
+
+def test_an_unknown_method_is_refused_by_name():
+    with pytest.raises(ValueError, match="'crystal ball'"):
+        explainers(["crystal ball"])
+
+
+@pytest.fixture
+def flickr(tmp_path, request):
+    """Three photos in the layout of Flickr8k, and boxes of their phrases."""
+    folder = tmp_path / "flickr8k"
+    (folder / "images").mkdir(parents=True)
+    lines, boxes = [], []
+    generator = np.random.default_rng(1)
+    for name in ("1_a.jpg", "2_b.jpg", "3_c.jpg"):
+        pixels = generator.integers(256, size=(64, 64, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / name)
+        lines += [f"{name}#0\tA brown dog runs .", f"{name}#1\tA dog in the park ."]
+        boxes += [f"{name}\tA brown dog\t1\t1\t250\t333", f"{name}\tthe park\t1\t1\t500\t333"]
+    (folder / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    for split, own in (("train", "3_c.jpg"), ("dev", "1_a.jpg\n2_b.jpg"), ("test", "3_c.jpg")):
+        (folder / f"Flickr_8k.{split}Images.txt").write_text(own + "\n")
+    (tmp_path / "flickr8k_entities").mkdir()
+    (tmp_path / "flickr8k_entities" / "boxes.tsv").write_text("\n".join(boxes) + "\n")
+    return tmp_path
+
+
+def test_the_command_judges_every_method_and_baseline(flickr, tiny_checkpoint):
+    arguments = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "pointing"]
+    ran = CliRunner().invoke(app, [*arguments, "--json"])
+    assert ran.exit_code == 0, ran.output
+    (table,) = json.loads(ran.stdout)
+    names = [row[0] for row in table["rows"]]
+    assert names[: len(BASELINES)] == list(BASELINES)
+    assert "attention" in names
+    assert "4 phrases in 2 photos" in table["note"]
+    printed = CliRunner().invoke(app, [*arguments, "--limit", "1", "--method", "attention"])
+    assert "2 phrases in 1 photos" in printed.stdout
+    assert "| attention |" in printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--method", "tea leaves"], "tea leaves"),
+        (["--split", "autumn"], "autumn"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_the_command_cannot_do_is_said_in_a_sentence(flickr, tiny_checkpoint, arguments, says):
+    asked = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "pointing", *arguments]
+    ran = CliRunner().invoke(app, asked)
+    assert ran.exit_code == 2
+    assert says in ran.output
+    assert "Traceback" not in ran.output

@@ -1,0 +1,89 @@
+"""Tables of what was measured, as Markdown: for a terminal, the documentation and the grounding card alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..metrics.statistics import Metric, bootstrap_interval, paired_difference
+from .places import SMALL
+from .pointing import Pointed, Pooling
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under `columns`; `note` says what they count."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        cells = [self.columns, *self.rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = [
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
+            for row in cells
+        ]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        note = [self.note, ""] if self.note else []
+        return "\n".join([f"**{self.title}**", "", *note, *lines])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def points(metric: Metric) -> str:
+    """A share in points, with its 95 % interval."""
+    interval = bootstrap_interval(metric)
+    return f"{100 * metric.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def beyond(metric: Metric, other: Metric) -> str:
+    """By how many points a share exceeds another of the same items; in bold what is more than noise."""
+    difference = paired_difference(other, metric)
+    low, high = 100 * difference.interval.low, 100 * difference.interval.high
+    text = f"{100 * difference.value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if difference.more_than_noise else text
+
+
+def pointing_table(
+    title: str, pointed: Mapping[str, Pointed], pooling: Pooling, caption_ms: float
+) -> Table:
+    """Hits and the share of the map inside, for all phrases and those of small things, against the centre."""
+    centre = pointed["centre"]
+    few = [area < SMALL for area in centre.areas]
+    rows = []
+    for name, one in pointed.items():
+        row = [name]
+        for small in (False, True):
+            if small and not any(few):
+                row += ["", "", ""]
+                continue
+            hits = one.rate("hits", pooling, small)
+            ahead = "" if one is centre else beyond(hits, centre.rate("hits", pooling, small))
+            inside = f"{100 * one.rate('inside', pooling, small).value:.1f}"
+            row += [points(hits), ahead, inside]
+        ms = 1000 * float(np.median(one.seconds))
+        rows.append((*row, f"{ms:.1f}", f"{100 * ms / caption_ms:.0f} %"))
+    note = (
+        f"{len(centre.photos):,} phrases in {len(set(centre.photos)):,} photos, {sum(few):,} of small things, which "
+        "cover less than 25 % of it. A hit is a peak whose cell's centre is in a box of the phrase, in %; inside is "
+        f"the share of the map in its boxes, in %. A phrase's map is {_POOLED[pooling]}. ms are what all maps of a "
+        f"text take (median), beside a caption's own {caption_ms:.0f} ms. Bold is more than noise."
+    )
+    figures = ("beyond centre", "inside")
+    columns = ("map", "all", *figures, "small", *figures, "ms", "of a caption")
+    return Table(title, columns, tuple(rows), note)
+
+
+_POOLED: Mapping[Pooling, str] = {
+    "mean": "the mean of its words'",
+    "max": "the highest of its words' at each place",
+    "last": "its last word's",
+}
