@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -128,6 +129,19 @@ def test_what_fell_elsewhere_is_missing_from_the_mass(image, finished, share, ma
     (whole,) = word_maps(finished("dog"))
     expected = whole.weights if share else torch.full(word.grid, 1 / slots)
     torch.testing.assert_close(word.weights, expected)
+
+
+def test_alignment_heads_alone_make_the_default(tiny, finished):
+    text = finished("a dog")
+    decoder = replace(tiny.model.config.decoder, alignment_heads=((1, 2), (0, 3)))
+    model = copy(tiny.model)
+    model.config = replace(tiny.model.config, decoder=decoder)
+    chosen = [METHODS["attention"](text, layer, head)[0] for layer, head in ((1, 2), (0, 3))]
+    own = replace(text, model=model)
+    torch.testing.assert_close(METHODS["attention"](own, None, None)[0], sum(chosen) / 2)
+    torch.testing.assert_close(
+        METHODS["attention"](own, 1, None)[0], METHODS["attention"](text, 1, None)[0]
+    )
 
 
 @pytest.mark.parametrize("choice", [{"layer": 2}, {"layer": -1}, {"head": 4}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ def attention_on_patches(
     """Attention of each token on the patches, `(T, h, w)`; see `vlm.explain.maps.Method`.
 
     The text is run once more, teacher-forced, with explicit probabilities (as OpenAI's whisper aligns words), which
-    are averaged over layers and heads unless one is chosen. With a reader there are two hops: a token of the answer
-    draws on those of the question, and these on the patches as they were read.
+    are averaged over the decoder's alignment heads, or over the layer or head that is chosen. With a reader there are
+    two hops: a token of the answer draws on those of the question, and these on the patches as they were read.
     """
     model, memory = finished.model, finished.attended
     _check("layer", layer, model.config.decoder.sublayers.count("c"))
@@ -25,9 +27,12 @@ def attention_on_patches(
     if memory is not finished.memory:
         projected = model.decoder.project(memory)
     decoded = model.decoder(finished.sequence, projected, explicit=True)
-    attention = torch.stack(decoded.cross_attention)  # (L, 1, H, T, S)
-    attention = attention.mean(dim=0) if layer is None else attention[layer]
-    attention = attention.mean(dim=1) if head is None else attention[:, head]  # (1, T, S)
+    if layer is None and head is None:
+        attention = aligned(decoded.cross_attention, model.config.decoder.alignment_heads)
+    else:
+        stacked = torch.stack(decoded.cross_attention)  # (L, 1, H, T, S)
+        stacked = stacked.mean(dim=0) if layer is None else stacked[layer]
+        attention = stacked.mean(dim=1) if head is None else stacked[:, head]  # (1, T, S)
     of_text = memory.on_patches(attention)[0][finished.rows]
     if memory is finished.memory:
         return of_text, None
@@ -35,6 +40,13 @@ def attention_on_patches(
     segment = memory.image
     assert segment.grid is not None
     return of_text, memory.lift[0].unflatten(-1, segment.grid)
+
+
+def aligned(attention: Sequence[Tensor], heads: Sequence[tuple[int, int]]) -> Tensor:
+    """The mean of each layer's attention `(R, H, T, S)` over some heads, `(layer, head)`, or over all: `(R, T, S)`."""
+    if not heads:
+        return torch.stack([layer.mean(dim=1) for layer in attention]).mean(dim=0)
+    return torch.stack([attention[layer][:, head] for layer, head in heads]).mean(dim=0)
 
 
 def _check(name: str, value: int | None, count: int) -> None:

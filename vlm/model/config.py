@@ -94,6 +94,8 @@ class DecoderConfig:
     embeddings, whose tokens are multiplied by `embedding_scale`; `memory_norm` normalises the memory anew for each
     cross-attention. `tied` output weights are the token embeddings; `head_transform` puts BERT's dense layer,
     activation and norm before them, and `head_bias` a bias behind. `causal` False lets a token see later ones.
+    `alignment_heads` are the cross-attention heads, `(layer, head)` from 0, whose mean says where a word looked; where
+    none is named all do. They differ: some look at what a word is about, others at the picture's border.
     """
 
     vocab_size: Count
@@ -116,6 +118,7 @@ class DecoderConfig:
     tied: bool = True
     head_transform: bool = False
     head_bias: bool = False
+    alignment_heads: tuple[tuple[Natural, Natural], ...] = ()
 
     @property
     def sublayers(self) -> str:
@@ -128,6 +131,11 @@ class DecoderConfig:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
         if round(self.width * self.mlp_ratio) < 1:
             raise ConfigError(f"mlp_ratio {self.mlp_ratio} of width {self.width} leaves no channel")
+        for layer, head in self.alignment_heads:
+            if layer >= self.sublayers.count("c") or head >= self.heads:
+                raise ConfigError(
+                    f"alignment_heads has layer {layer}, head {head}, which is not there"
+                )
 
 
 @dataclass(frozen=True)
