@@ -31,6 +31,7 @@ from ..recipe.sources import Data
 from .checkpoints import RunFolder, TrainingError
 from .examples import Batch
 from .inputs import Inputs
+from .map_loss import check_maps
 from .monitor import Monitor
 from .objectives import Likelihood, SelfCritic
 from .optimisers import freeze, make_optimiser, make_schedule
@@ -134,6 +135,8 @@ def train(
     """
     if recipe.keep_classes and model.tagger is None:
         raise RecipeError("keep_classes must be 0 for a model without tags")
+    if recipe.maps is not None:
+        check_maps(model, recipe.maps)
     model.to(accelerator.device)
     trained = freeze(model, recipe.optimiser)
     averaged = ModelEmaV3(model, decay=recipe.optimiser.ema, use_warmup=True)
@@ -146,6 +149,7 @@ def train(
         recipe.gradient_checkpointing,
         recipe.keep_classes,
         recipe.hide_patches,
+        recipe.maps,
     )
     objective, optimiser = accelerator.prepare(objective, optimiser)
     critic = make_critic(recipe, tokenizer, data)

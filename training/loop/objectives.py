@@ -22,8 +22,9 @@ from vlm.prompts import caption_prompt
 from vlm.tokenizer import Tokenizer
 
 from ..evaluation.metrics.reward import CiderReward
-from ..recipe.recipe import SelfCritical
+from ..recipe.recipe import MapLoss, SelfCritical
 from .examples import Batch, Example, Rows, collate
+from .map_loss import map_loss
 
 # Stands for the end of a caption in the reward: a caption that stops after "with a" then pays for it.
 END_WORD = "endofcaption"
@@ -59,7 +60,8 @@ class Likelihood(nn.Module):
     Keys and values of the images are projected once for all rows. `recompute` keeps the activations of one chunk,
     and of one block of an encoder that learns, at a time, and computes them again for the gradients. `keep_classes`
     adds, that many times, the divergence of the tagger's classes from those of the encoder as it is now.
-    `hide_patches` is the share of images of which, while learning, only their tags can be read.
+    `hide_patches` is the share of images of which, while learning, only their tags can be read. With `maps` the mean
+    divergence of words' attention from what hiding patches does is added to the mean cross-entropy, by its weight.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Likelihood(nn.Module):
         recompute: bool = False,
         keep_classes: float = 0.0,
         hide_patches: float = 0.0,
+        maps: MapLoss | None = None,
     ) -> None:
         super().__init__()
         if recompute and any(p.requires_grad for p in model.vision.parameters()):
@@ -77,6 +80,7 @@ class Likelihood(nn.Module):
         self.label_smoothing = label_smoothing
         self.recompute = recompute
         self.hide_patches = hide_patches
+        self.maps = maps
         self.keep_classes = keep_classes
         self.first: nn.Module | None = None
         if keep_classes:
@@ -94,6 +98,9 @@ class Likelihood(nn.Module):
             sums = [self._sum(projected, chunk) for chunk in batch.chunks]
         if self.first is not None:
             sums.append(self.keep_classes * self._forgotten(self.first, patches, batch))
+        if self.training and self.maps is not None:
+            divergence = map_loss(self.model, memory, projected, batch.chunks, self.maps)
+            sums.append(self.maps.weight * batch.targets * divergence)
         return torch.stack(sums).sum()
 
     def _forgotten(self, first: nn.Module, patches: Tensor, batch: Batch) -> Tensor:

@@ -38,9 +38,11 @@ def start_model(
             raise RecipeError(
                 f"init {recipe.init} reads questions apart from its decoder, which cannot be trained here"
             )
+        own = start.config.decoder
+        heads = recipe_heads(recipe) or own.alignment_heads
         config = replace(
             start.config,
-            decoder=replace(start.config.decoder, dropout=recipe.dropout),
+            decoder=replace(own, dropout=recipe.dropout, alignment_heads=heads),
             licence=recipe.licence or start.config.licence,
         )
         if recipe.tags is None or start.tagger is not None:
@@ -68,6 +70,7 @@ def start_model(
             max_length=sizes.max_length,
             memory_width=sizes.width,
             dropout=recipe.dropout,
+            alignment_heads=recipe_heads(recipe),
         )
     except ValueError as error:
         raise RecipeError(str(error)) from None
@@ -79,6 +82,11 @@ def start_model(
     if recipe.tags is not None:
         start_tagger(model, tokenizer, recipe.tags)
     return model, tokenizer
+
+
+def recipe_heads(recipe: Recipe) -> tuple[tuple[int, int], ...]:
+    """The heads that learn what maps show, where the recipe names them."""
+    return () if recipe.maps is None else recipe.maps.heads
 
 
 def make_encoder(vision: Vision) -> VisionEncoder:

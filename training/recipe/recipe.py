@@ -175,6 +175,26 @@ class SelfCritical:
 
 
 @dataclass(frozen=True)
+class MapLoss:
+    """Words' attention learns to lie where hiding patches makes the words unlikely (`training/loop/map_loss.py`).
+
+    `weight` is that of a nat of divergence beside a nat a token. `texts` of each part of a step are drawn, and `words`
+    of each. Squares of `window` patches a side are hidden, around every `stride`-th patch. `heads`, [layer, head] each,
+    learn it and become what the checkpoint's maps are made of; without any, the checkpoint's own do, or all.
+    """
+
+    weight: Positive = 0.2
+    texts: Count = 8
+    words: Count = 4
+    window: Count = 3
+    stride: Count = 1
+    heads: tuple[tuple[Natural, Natural], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self, RecipeError)
+
+
+@dataclass(frozen=True)
 class Validation:
     """Every `every` epochs on dev. The weights with the best `metric` are kept; "last" keeps the newest.
 
@@ -228,7 +248,7 @@ class Recipe:
     a checkpoint `init` without them learns to read them. An encoder that learns forgets what the classifier reads:
     `keep_classes` weighs, in nats an image, how far its classes come from those of the encoder that it started as
     (learning without forgetting, Li and Hoiem 2016). `hide_patches` is the share of images of which only the tags are
-    shown, so that their words are copied.
+    shown, so that their words are copied. With `maps` attention learns from what hiding patches does, too.
     """
 
     sources: Annotated[tuple[Source, ...], _SOURCES]
@@ -237,6 +257,7 @@ class Recipe:
     decoder: Decoder | None = None
     objective: Literal["cross_entropy", "scst"] = "cross_entropy"
     scst: SelfCritical = field(default_factory=SelfCritical)
+    maps: MapLoss | None = None
     optimiser: Optimiser = field(default_factory=Optimiser)
     augment: Augment = field(default_factory=Augment)
     dropout: Share = 0.1
