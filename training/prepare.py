@@ -26,6 +26,7 @@ from .data.describe import (
 )
 from .data.records import DataError
 from .data.report import Report
+from .data.scenes import read_stamps, write_scenes
 from .data.synthetic import questions_from_captions
 from .data.webdataset import write_shards
 from .dataset_arguments import Format, Images, ReaderOptions, read_all
@@ -67,6 +68,26 @@ def shards(
     console.print(f"{len(records)} records in {len(written)} shards in {out}")
     for what, report in (("rows", rows), ("images", pictures)):
         console.print(f"{what}: {report.summary()}", markup=False, highlight=False)
+
+
+@app.command()
+@clear_errors("train")
+def scenes(
+    out: Annotated[Path, typer.Argument(help="The folder to write the scenes to.")],
+    stamps: Annotated[
+        Path, typer.Option(help="Pictures name.png, each with a name.txt; Tux Paint's, say.")
+    ] = Path("/usr/share/tuxpaint/stamps"),
+    split: Annotated[str, typer.Option(help="The split to write.")] = "train",
+    count: Annotated[int, typer.Option(min=1, help="How many scenes to draw.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+) -> None:
+    """Draw scenes of pictured things, with captions, questions and boxes.
+
+    The stamps of Tux Paint are Debian's package tuxpaint-stamps-default.
+    """
+    found = read_stamps(stamps)
+    write_scenes(found, out, split, count, seed)
+    console.print(f"{count:,} scenes of {len(found):,} stamps in {out}")
 
 
 @app.command()

@@ -275,7 +275,7 @@ def _ask(scene: Scene, question: str, texts: tuple[str, ...], kind: str, name: s
     )
 
 
-def _plural(name: str) -> str:
+def plural(name: str) -> str:
     if name in lexicon.IRREGULAR_PLURALS:
         return lexicon.IRREGULAR_PLURALS[name]
     if re.search(r"(s|x|ch|sh)$", name):
@@ -285,8 +285,8 @@ def _plural(name: str) -> str:
     return name + "s"
 
 
-def _form(name: str, plural: bool) -> str:
-    return _plural(name) if plural and name not in lexicon.ALWAYS_PLURAL else name
+def _form(name: str, many: bool) -> str:
+    return plural(name) if many and name not in lexicon.ALWAYS_PLURAL else name
 
 
 def _forms() -> dict[str, tuple[str, bool]]:
@@ -299,7 +299,7 @@ def _forms() -> dict[str, tuple[str, bool]]:
             elif name in lexicon.ALWAYS_PLURAL:
                 forms[word] = (name, True)
             else:
-                forms.setdefault(_plural(word), (name, True))
+                forms.setdefault(plural(word), (name, True))
                 forms[word] = (name, False)
     return forms
 
@@ -322,6 +322,6 @@ COUNTED = lexicon.PEOPLE | lexicon.ANIMALS | lexicon.VEHICLES
 # The words that rule out a "no": the object's own names, and those that leave it open.
 OPEN_TO = {
     name: frozenset(word for word, (other, _) in FORMS.items() if other == name)
-    | {form for word in lexicon.OPEN_TO.get(name, "").split() for form in (word, _plural(word))}
+    | {form for word in lexicon.OPEN_TO.get(name, "").split() for form in (word, plural(word))}
     for name in lexicon.OBJECTS
 }
