@@ -240,6 +240,8 @@ def _questions(
     elif len(placed) == 2:
         (one, box), (other, other_box) = zip(placed, boxes, strict=True)
         yield f"what is next to the {one.name}?", other.name
+        if other_box[2] <= box[0]:
+            one, other, box, other_box = other, one, other_box, box
         if box[2] <= other_box[0]:
             yield "what is on the left?", one.name
             yield "what is on the right?", other.name
