@@ -116,7 +116,8 @@ class Tokenizer:
         """
         text = self.decode(ids)
         open_from = len(text)
-        for _ in range(2 if isinstance(self.backend.decoder, decoders.WordPiece) else 1):
+        joins = isinstance(self.backend.decoder, decoders.WordPiece | decoders.Sequence)
+        for _ in range(2 if joins else 1):
             open_from = len(text[:open_from].rstrip())
             while open_from > 0 and not text[open_from - 1].isspace():
                 open_from -= 1

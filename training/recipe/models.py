@@ -1,10 +1,11 @@
-"""The model that a recipe starts from: an encoder's pretrained weights and a new decoder, or a checkpoint."""
+"""The model that a recipe starts from: an encoder's pretrained weights and a decoder, or a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,9 +18,11 @@ from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
 from ..data.atomic import replace_file
-from .everyday_names import start_tagger, tags_config
+from .everyday_names import everyday_names, start_tagger, tags_config
 from .package_weights import CLASSIFIER, package_weights
 from .recipe import Recipe, RecipeError, Vision
+from .text_encoder import TextEncoder, decoder_config, read_text_encoder, start_decoder
+from .word_pieces import prune
 
 
 def start_model(
@@ -53,25 +56,31 @@ def start_model(
             start_tagger(model, tokenizer, recipe.tags)
             model.load_state_dict({**model.state_dict(), **start.state_dict()})
         return model, tokenizer
+    return new_model(recipe, texts, tokenizer_file)
+
+
+def new_model(
+    recipe: Recipe, texts: Iterable[str], tokenizer_file: Path
+) -> tuple[VisionLanguageModel, Tokenizer]:
+    """A model with a new decoder, or one that starts as a text encoder; see `start_model`."""
     assert recipe.vision is not None
     assert recipe.decoder is not None
     sizes = recipe.decoder
-    if not tokenizer_file.exists():
-        tokenizer = Tokenizer.train(map(clean_text, texts), sizes.vocab_size)
-        replace_file(tokenizer_file, lambda file: file.write(tokenizer.backend.to_str().encode()))
-    tokenizer = Tokenizer.load(tokenizer_file, TextConfig())
     try:
+        text = None if sizes.weights is None else read_text_encoder(sizes.weights)
+        if not tokenizer_file.exists():
+            learnt = learn_tokenizer(recipe, map(clean_text, texts), text)
+            replace_file(tokenizer_file, lambda file: file.write(learnt.backend.to_str().encode()))
+        tokenizer = Tokenizer.load(tokenizer_file, TextConfig())
         encoder = make_encoder(recipe.vision)
-        decoder = DecoderConfig(
-            vocab_size=tokenizer.vocab_size,
-            width=sizes.width,
-            depth=sizes.depth,
-            heads=sizes.heads,
-            max_length=sizes.max_length,
-            memory_width=sizes.width,
-            dropout=recipe.dropout,
-            alignment_heads=recipe_heads(recipe),
-        )
+        if text is None:
+            own: dict[str, Any] = {
+                name: getattr(sizes, name) for name in ("width", "depth", "heads", "max_length")
+            }
+            decoder = DecoderConfig(tokenizer.vocab_size, **own, memory_width=own["width"])
+        else:
+            decoder = decoder_config(text, sizes, tokenizer.vocab_size)
+        decoder = replace(decoder, dropout=recipe.dropout, alignment_heads=recipe_heads(recipe))
     except ValueError as error:
         raise RecipeError(str(error)) from None
     tags = None if recipe.tags is None else tags_config(tokenizer)
@@ -79,6 +88,8 @@ def start_model(
         ModelConfig(encoder.config, decoder, tags=tags, licence=recipe.licence)
     )
     model.vision.load_state_dict(encoder.state_dict())
+    if text is not None:
+        start_decoder(model.decoder, text, tokenizer)
     if recipe.tags is not None:
         start_tagger(model, tokenizer, recipe.tags)
     return model, tokenizer
@@ -87,6 +98,16 @@ def start_model(
 def recipe_heads(recipe: Recipe) -> tuple[tuple[int, int], ...]:
     """The heads that learn what maps show, where the recipe names them."""
     return () if recipe.maps is None else recipe.maps.heads
+
+
+def learn_tokenizer(recipe: Recipe, texts: Iterable[str], text: TextEncoder | None) -> Tokenizer:
+    """The vocabulary of clean `texts`: byte pairs, or those pieces of a text encoder that they use."""
+    assert recipe.decoder is not None
+    size = recipe.decoder.vocab_size
+    if text is None:
+        return Tokenizer.train(texts, size)
+    names = [] if recipe.tags is None else everyday_names()[0]
+    return prune(text.pieces, texts, size, names)
 
 
 def make_encoder(vision: Vision) -> VisionEncoder:

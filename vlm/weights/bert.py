@@ -20,12 +20,16 @@ def head_bias(source: Weights, head: str) -> str:
     return output if output in source else f"{head}.bias"
 
 
-def layers(ours: str, theirs: str, depth: int) -> Table:
-    """Layers of self-attention, cross-attention and MLP, each followed by its norm."""
+def layers(ours: str, theirs: str, depth: int, cross: bool = True) -> Table:
+    """Layers of self-attention, cross-attention and MLP, each followed by its norm.
+
+    An encoder's file has no cross-attention; without `cross` nothing of ours is made for it.
+    """
+    blocks = ("attention", "crossattention") if cross else ("attention",)
     table: Table = {}
     for i in range(depth):
         layer = f"{theirs}.{i}"
-        for offset, block in enumerate(("attention", "crossattention")):
+        for offset, block in enumerate(blocks):
             sublayer, attention = f"{ours}.sublayers.{3 * i + offset}", f"{layer}.{block}"
             table |= module(f"{sublayer}.norm", f"{attention}.output.LayerNorm")
             table |= module(f"{sublayer}.body.query", f"{attention}.self.query")
