@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from training.data.records import DataError, ImageRef
+from training.data.composed import SIDE, read_composed
+from training.data.records import DataError, ImageRef, Record
 from training.data.report import Report
 from training.evaluation.grounding.entities import original_size, read_boxes
-from training.evaluation.grounding.explainers import BASELINES, explainers, less_the_mean
+from training.evaluation.grounding.explainers import (
+    BASELINES,
+    explainers,
+    less_the_mean,
+    same_for_all,
+)
 from training.evaluation.grounding.grounding_tables import pointing_table
 from training.evaluation.grounding.places import (
     Example,
@@ -22,9 +29,11 @@ from training.evaluation.grounding.places import (
     word_positions,
 )
 from training.evaluation.grounding.pointing import first_photos, over_photos, peak, point
+from training.evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 from training.evaluation.metrics.statistics import bootstrap_interval
 from training.faithfulness import app
 
+STAMPS = Path(__file__).parent / "fixtures" / "composed"
 LEFT = Place(((0.0, 0.0, 0.25, 1.0),))
 RIGHT = Place(((0.75, 0.0, 1.0, 1.0),))
 
@@ -219,11 +228,47 @@ def flickr(tmp_path, request):
     return tmp_path
 
 
+def test_the_shape_of_a_plain_picture_is_found_by_its_pixels(tmp_path):
+    picture = Image.new("RGB", (64, 64), (250, 250, 240))
+    picture.paste((0, 128, 0), (16, 32, 32, 48))
+    picture.save(tmp_path / "0.png")
+    asked = [("what shape is there?", "rectangle"), ("is there a circle?", "no")]
+    image = ImageRef(str(tmp_path / "0.png"))
+    records = [Record(image, (answer,), question) for question, answer in asked]
+    (example,) = shapes_of_easy_vqa(records)
+    assert (example.text, example.question) == ("rectangle", asked[0][0])
+    assert example.named[0].place.boxes == ((0.25, 0.5, 0.5, 0.75),)
+
+
+def test_things_of_a_scene_are_where_it_put_them(tiny):
+    (record,) = read_composed(STAMPS, "dev", scenes=1)
+    (example,) = things_of_scenes([record])
+    assert [named.words for named in example.named] == [box.label for box in record.boxes]
+    (left, *_, bottom), box = example.named[0].place.boxes[0], record.boxes[0]
+    assert (left, bottom) == (box.left / SIDE, box.bottom / SIDE)
+
+    def knows(image, ids, question=None):
+        """Edges, but of the thing that a word is of alone."""
+        words = [word.text for word in tiny.tokenizer.words(ids)]
+        maps = [np.ones((8, 8))] * len(words)
+        for named in example.named:
+            for position in word_positions(tiny.tokenizer, named.words, words):
+                maps[position] = named.place.coverage((8, 8))
+        return maps
+
+    judged = {"knows": knows, "same": same_for_all(knows)}
+    pointed = point(tiny, [example], judged, Report())
+    assert pointed["knows"].rate("hits").value == 1
+    assert pointed["same"].rate("hits").value <= 0.5
+
+
 def test_the_command_judges_every_method_and_baseline(flickr, tiny_checkpoint):
-    arguments = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "pointing"]
-    ran = CliRunner().invoke(app, [*arguments, "--json"])
+    arguments = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "entities"]
+    scenes = ["--measure", "scenes", "--stamps", str(STAMPS)]
+    ran = CliRunner().invoke(app, [*arguments, *scenes, "--limit", "2", "--json"])
     assert ran.exit_code == 0, ran.output
-    (table,) = json.loads(ran.stdout)
+    table, composed = json.loads(ran.stdout)
+    assert "phrases in 2 photos" in composed["note"]
     names = [row[0] for row in table["rows"]]
     assert names[: len(BASELINES)] == list(BASELINES)
     assert "attention" in names
@@ -242,7 +287,7 @@ def test_the_command_judges_every_method_and_baseline(flickr, tiny_checkpoint):
     ],
 )
 def test_what_the_command_cannot_do_is_said_in_a_sentence(flickr, tiny_checkpoint, arguments, says):
-    asked = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "pointing", *arguments]
+    asked = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "entities", *arguments]
     ran = CliRunner().invoke(app, asked)
     assert ran.exit_code == 2
     assert says in ran.output

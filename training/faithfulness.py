@@ -6,20 +6,28 @@ In a checkout `python -m training.faithfulness` is the same.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlm.cli.arguments import Device
 from vlm.cli.failures import clear_errors, fail
 
+if TYPE_CHECKING:
+    from .evaluation.grounding.places import Example
+
+SCENES = 200
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Measure(StrEnum):
-    pointing = "pointing"
+    entities = "entities"
+    easy_vqa = "easy-vqa"
+    scenes = "scenes"
 
 
 class Phrase(StrEnum):
@@ -44,6 +52,10 @@ def faithfulness(
     method: Annotated[
         list[str] | None, typer.Option(help="A method to judge.", show_default="all methods")
     ] = None,
+    stamps: Annotated[
+        Path,
+        typer.Option(help="Pictures of single things that scenes are made of: Tux Paint's stamps."),
+    ] = Path("/usr/share/tuxpaint/stamps"),
     split: Annotated[str, typer.Option(help="dev to choose by; test once, at the end.")] = "dev",
     phrase: Annotated[
         Phrase, typer.Option(help="Of its words' maps, which is a phrase's.")
@@ -61,12 +73,14 @@ def faithfulness(
     from vlm.explain.maps import METHODS
     from vlm.loading import load
 
+    from .data.composed import read_composed
     from .data.readers import read
     from .data.report import Report
     from .evaluation.grounding.entities import read_entities
     from .evaluation.grounding.explainers import explainers
     from .evaluation.grounding.grounding_tables import pointing_table
     from .evaluation.grounding.pointing import caption_seconds, first_photos, point
+    from .evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 
     methods = method or list(METHODS)
     if unknown := [name for name in methods if name not in METHODS]:
@@ -76,13 +90,32 @@ def faithfulness(
     pictures = Report(limit=1)
     tables = []
     wanted = measure or list(Measure)
-    if Measure.pointing in wanted:
-        captions = list(read(data / "flickr8k", "flickr8k", split))
-        examples = read_entities(data / "flickr8k_entities" / "boxes.tsv", captions)
-        examples = first_photos(examples, limit)
+    if measure is None and not stamps.is_dir():
+        wanted.remove(Measure.scenes)
+        typer.echo(f"there are no pictures in {stamps} to make scenes of; see --stamps", err=True)
+    sources: dict[Measure, tuple[str, Callable[[], list[Example]]]] = {
+        Measure.entities: (
+            f"Pointing at phrases of Flickr8k {split}, human captions typed in",
+            lambda: read_entities(
+                data / "flickr8k_entities" / "boxes.tsv",
+                list(read(data / "flickr8k", "flickr8k", split)),
+            ),
+        ),
+        Measure.easy_vqa: (
+            f"Pointing at the shape of easy-VQA {split}, right answers typed in",
+            lambda: shapes_of_easy_vqa(read("easy-vqa", "easy_vqa", split)),
+        ),
+        Measure.scenes: (
+            f"Pointing at one of three to five things, scenes composed of {split} pictures",
+            lambda: things_of_scenes(read_composed(stamps, split, scenes=limit or SCENES)),
+        ),
+    }
+    for name, (title, examples_of) in sources.items():
+        if name not in wanted:
+            continue
+        examples = first_photos(examples_of(), limit)
         caption_ms = 1000 * caption_seconds(captioner, examples)
         pointed = point(captioner, examples, judged, pictures)
-        title = f"Pointing at phrases of Flickr8k {split}, human captions typed in"
         tables.append(pointing_table(title, pointed, phrase.value, caption_ms))
     if as_json:
         print(json.dumps([table.to_dict() for table in tables]))
