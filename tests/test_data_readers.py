@@ -80,7 +80,6 @@ def test_every_fixture_folder_has_a_reader_that_yields_records():
         "blip": {"path": FIXTURES / "blip" / "vqa_train.json"},
         "llava": {"path": FIXTURES / "llava" / "train.json", "split": "all"},
         "flickr30k": {"split": "all"},
-        "composed": {"format": "composed"},
     }
     folders = sorted(folder.name for folder in FIXTURES.iterdir())
     for name in folders:

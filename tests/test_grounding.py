@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from training.data.composed import SIDE, read_composed
 from training.data.records import DataError, ImageRef, Record
 from training.data.report import Report
 from training.evaluation.grounding.entities import original_size, read_boxes
@@ -33,7 +32,6 @@ from training.evaluation.grounding.things import shapes_of_easy_vqa, things_of_s
 from training.evaluation.metrics.statistics import bootstrap_interval
 from training.faithfulness import app
 
-STAMPS = Path(__file__).parent / "fixtures" / "composed"
 LEFT = Place(((0.0, 0.0, 0.25, 1.0),))
 RIGHT = Place(((0.75, 0.0, 1.0, 1.0),))
 
@@ -240,12 +238,36 @@ def test_the_shape_of_a_plain_picture_is_found_by_its_pixels(tmp_path):
     assert example.named[0].place.boxes == ((0.25, 0.5, 0.5, 0.75),)
 
 
-def test_things_of_a_scene_are_where_it_put_them(tiny):
-    (record,) = read_composed(STAMPS, "dev", scenes=1)
-    (example,) = things_of_scenes([record])
-    assert [named.words for named in example.named] == [box.label for box in record.boxes]
-    (left, *_, bottom), box = example.named[0].place.boxes[0], record.boxes[0]
-    assert (left, bottom) == (box.left / SIDE, box.bottom / SIDE)
+@pytest.fixture(scope="module")
+def stamps(tmp_path_factory):
+    """Coloured squares with the names of things, and one that no caption has."""
+    folder = tmp_path_factory.mktemp("stamps") / "things"
+    folder.mkdir()
+    for number, name in enumerate(("dog", "cat", "horse", "boat", "car", "tree", "xanthia")):
+        Image.new("RGBA", (40, 40), (35 * number, 250 - 35 * number, 120, 255)).save(
+            folder / f"{name}.png"
+        )
+        (folder / f"{name}.txt").write_text(f"A {name}.")
+    return folder.parent
+
+
+def test_things_of_a_scene_are_where_it_put_them(tiny, stamps):
+    examples = things_of_scenes(stamps, "dev", 6)
+    assert [e.text for e in examples] == [e.text for e in things_of_scenes(stamps, "dev", 6)]
+    assert [e.text for e in examples] != [e.text for e in things_of_scenes(stamps, "test", 6)]
+    for example in examples:
+        assert len({named.words for named in example.named}) >= 3
+        assert all(named.words in example.text for named in example.named)
+        assert "xanthia" not in example.text
+        picture = np.asarray(Image.open(io.BytesIO(example.image.read()))).astype(int)
+        for named in example.named:
+            ((left, top, right, bottom),) = named.place.boxes
+            y, x = (
+                round((top + bottom) / 2 * len(picture)),
+                round((left + right) / 2 * len(picture)),
+            )
+            assert picture[y, x, 2] == 120  # a square's, which no ground has
+    example = examples[0]
 
     def knows(image, ids, question=None):
         """Edges, but of the thing that a word is of alone."""
@@ -262,9 +284,9 @@ def test_things_of_a_scene_are_where_it_put_them(tiny):
     assert pointed["same"].rate("hits").value <= 0.5
 
 
-def test_the_command_judges_every_method_and_baseline(flickr, tiny_checkpoint):
+def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_checkpoint):
     arguments = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "entities"]
-    scenes = ["--measure", "scenes", "--stamps", str(STAMPS)]
+    scenes = ["--measure", "scenes", "--stamps", str(stamps)]
     ran = CliRunner().invoke(app, [*arguments, *scenes, "--limit", "2", "--json"])
     assert ran.exit_code == 0, ran.output
     table, composed = json.loads(ran.stdout)

@@ -73,7 +73,6 @@ def faithfulness(
     from vlm.explain.maps import METHODS
     from vlm.loading import load
 
-    from .data.composed import read_composed
     from .data.readers import read
     from .data.report import Report
     from .evaluation.grounding.entities import read_entities
@@ -106,8 +105,8 @@ def faithfulness(
             lambda: shapes_of_easy_vqa(read("easy-vqa", "easy_vqa", split)),
         ),
         Measure.scenes: (
-            f"Pointing at one of three to five things, scenes composed of {split} pictures",
-            lambda: things_of_scenes(read_composed(stamps, split, scenes=limit or SCENES)),
+            "Pointing at one of three to five things, in composed scenes",
+            lambda: things_of_scenes(stamps, split, limit or SCENES),
         ),
     }
     for name, (title, examples_of) in sources.items():

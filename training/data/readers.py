@@ -7,7 +7,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from .composed import read_composed
 from .detect import detect_format
 from .readers_captions import read_coco, read_karpathy, read_textcaps
 from .readers_coco import read_aokvqa, read_cocoqa, read_hl, read_okvqa, read_vsr
@@ -48,7 +47,6 @@ READERS: dict[str, Reader] = {
     "imagefolder": read_imagefolder,
     "datasets": read_datasets,
     "kohya": read_kohya,
-    "composed": read_composed,
 }
 
 
