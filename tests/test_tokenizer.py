@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import models
 
 from vlm.tokenizer import TextConfig, Tokenizer
 
@@ -70,7 +71,7 @@ def test_a_missing_special_token_is_named(tokenizer, tmp_path):
 def word_piece() -> Tokenizer:
     """As BERT's, whose decoder joins marks to their neighbours."""
     from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers
+    from tokenizers import decoders, pre_tokenizers
 
     pieces = [
         "[PAD]",
@@ -95,13 +96,28 @@ def word_piece() -> Tokenizer:
     return Tokenizer(backend, TextConfig("[PAD]", "[END]", "[CAP]", "", ""))
 
 
-@pytest.fixture(scope="module", params=["bundled", "trained", "word pieces"])
+def pruned() -> Tokenizer:
+    """As a text encoder's, whose decoder joins what BERT splits."""
+    from training.recipe.word_pieces import prune
+
+    backend = word_piece().backend
+    pieces = backend.get_vocab()
+    more = ["##clock", "o", "clock", "##0", "0", "5", "000", ":", "/", "$", "#", "%", "(", ")", ";"]
+    pieces |= {piece: len(pieces) + i for i, piece in enumerate(more)}
+    backend.model = models.WordPiece(pieces, unk_token="[UNK]")
+    words = ["dog's", "do not", "n't", "don't", "o'clock", "5.0", "10,000", "$#5%:/()-", "re'd."]
+    return prune(backend, [*words, *"yotsn!?", "red dogs"], 100)
+
+
+@pytest.fixture(scope="module", params=["bundled", "trained", "word pieces", "pruned"])
 def any_tokenizer(request, tokenizer) -> Tokenizer:
     if request.param == "bundled":
         from vlm.weights.hub import bundled_folder
 
         return Tokenizer.load(bundled_folder() / "small" / "tokenizer.json", TextConfig())
-    return tokenizer if request.param == "trained" else word_piece()
+    return {"trained": lambda: tokenizer, "word pieces": word_piece, "pruned": pruned}[
+        request.param
+    ]()
 
 
 @given(data=st.data())

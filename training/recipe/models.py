@@ -67,19 +67,19 @@ def new_model(
     assert recipe.decoder is not None
     sizes = recipe.decoder
     try:
-        text = None if sizes.weights is None else read_text_encoder(sizes.weights)
+        text_encoder = None if sizes.weights is None else read_text_encoder(sizes.weights)
         if not tokenizer_file.exists():
-            learnt = learn_tokenizer(recipe, map(clean_text, texts), text)
+            learnt = learn_tokenizer(recipe, map(clean_text, texts), text_encoder)
             replace_file(tokenizer_file, lambda file: file.write(learnt.backend.to_str().encode()))
         tokenizer = Tokenizer.load(tokenizer_file, TextConfig())
         encoder = make_encoder(recipe.vision)
-        if text is None:
+        if text_encoder is None:
             own: dict[str, Any] = {
                 name: getattr(sizes, name) for name in ("width", "depth", "heads", "max_length")
             }
             decoder = DecoderConfig(tokenizer.vocab_size, **own, memory_width=own["width"])
         else:
-            decoder = decoder_config(text, sizes, tokenizer.vocab_size)
+            decoder = decoder_config(text_encoder, sizes, tokenizer.vocab_size)
         decoder = replace(decoder, dropout=recipe.dropout, alignment_heads=recipe_heads(recipe))
     except ValueError as error:
         raise RecipeError(str(error)) from None
@@ -88,8 +88,8 @@ def new_model(
         ModelConfig(encoder.config, decoder, tags=tags, licence=recipe.licence)
     )
     model.vision.load_state_dict(encoder.state_dict())
-    if text is not None:
-        start_decoder(model.decoder, text, tokenizer)
+    if text_encoder is not None:
+        start_decoder(model.decoder, text_encoder, tokenizer)
     if recipe.tags is not None:
         start_tagger(model, tokenizer, recipe.tags)
     return model, tokenizer
@@ -100,14 +100,16 @@ def recipe_heads(recipe: Recipe) -> tuple[tuple[int, int], ...]:
     return () if recipe.maps is None else recipe.maps.heads
 
 
-def learn_tokenizer(recipe: Recipe, texts: Iterable[str], text: TextEncoder | None) -> Tokenizer:
+def learn_tokenizer(
+    recipe: Recipe, texts: Iterable[str], text_encoder: TextEncoder | None
+) -> Tokenizer:
     """The vocabulary of clean `texts`: byte pairs, or those pieces of a text encoder that they use."""
     assert recipe.decoder is not None
     size = recipe.decoder.vocab_size
-    if text is None:
+    if text_encoder is None:
         return Tokenizer.train(texts, size)
     names = [] if recipe.tags is None else everyday_names()[0]
-    return prune(text.pieces, texts, size, names)
+    return prune(text_encoder.pieces, texts, size, names)
 
 
 def make_encoder(vision: Vision) -> VisionEncoder:

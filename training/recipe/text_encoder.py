@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordPiece
 from torch import Tensor
 
 from vlm.model.config import DecoderConfig
 from vlm.model.decoder import Decoder
 from vlm.tokenizer import Tokenizer
-from vlm.weights import bert
+from vlm.weights import CheckpointError, bert
 from vlm.weights.families import read_json
 from vlm.weights.foreign import activation, expect, read_tokenizer, read_weights, settings
 from vlm.weights.tables import From, Weights, translate
@@ -51,15 +52,21 @@ class TextEncoder:
 def read_text_encoder(package: str) -> TextEncoder:
     """The text encoder that a package ships, in any folder of it.
 
-    Raises ValueError when there is no such package, or none in it, and CheckpointError for one of another kind.
+    Raises ValueError when there is no such package, or none in it, or one of another kind.
     """
     files = sorted(package_folder(package).rglob("model.safetensors"))
     if len(files) != 1:
         raise ValueError(f"{package} should hold one model.safetensors, it holds {len(files)}")
     folder = files[0].parent
-    config = settings(_BERT, read_json(folder, "config.json"), "config.json")
-    expect(config, "config.json", model_type="bert", position_embedding_type="absolute")
-    return TextEncoder(package, config, read_weights(folder), read_tokenizer(folder))
+    try:
+        config = settings(_BERT, read_json(folder, "config.json"), "config.json")
+        expect(config, "config.json", model_type="bert", position_embedding_type="absolute")
+        pieces = read_tokenizer(folder)
+        if not isinstance(pieces.model, WordPiece):
+            raise CheckpointError(f"{folder / 'tokenizer.json'} has no word pieces")
+        return TextEncoder(package, config, read_weights(folder), pieces)
+    except CheckpointError as error:
+        raise ValueError(f"{package} holds no text encoder that can be read: {error}") from None
 
 
 def decoder_config(encoder: TextEncoder, sizes: Sizes, vocab_size: int) -> DecoderConfig:
@@ -98,8 +105,8 @@ def decoder_config(encoder: TextEncoder, sizes: Sizes, vocab_size: int) -> Decod
 def start_decoder(decoder: Decoder, encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     """Give a decoder of `decoder_config` the encoder's first layers and the embeddings of the tokeniser's pieces.
 
-    Cross-attention, but for its norm, and the output's transform stay as they were drawn. Raises CheckpointError, or
-    RecipeError where the tokeniser is not of this encoder.
+    Cross-attention, but for its norm, and the output's transform stay as they were drawn. Raises RecipeError where the
+    encoder's files do not fit each other, or the tokeniser is not of this encoder.
     """
     config = decoder.config
     rows = torch.tensor(_rows(encoder, tokenizer))
@@ -124,13 +131,15 @@ def start_decoder(decoder: Decoder, encoder: TextEncoder, tokenizer: Tokenizer) 
             table[f"decoder.sublayers.{3 * i + 1}.{part}"] = own
     above = range(config.depth, encoder.config["num_hidden_layers"])
     dropped = _DROPPED | {rf"encoder\.layer\.{i}\..*": "the decoder is less deep" for i in above}
-    weights = translate(encoder.weights, table, dropped)
-    weights = {name.removeprefix("decoder."): weight for name, weight in weights.items()}
     try:
+        weights = translate(encoder.weights, table, dropped)
+        weights = {name.removeprefix("decoder."): weight for name, weight in weights.items()}
         decoder.load_state_dict({**decoder.state_dict(), **weights})
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise RecipeError(f"{encoder.package}: weights and configuration differ: {first}") from None
+    except (CheckpointError, RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RecipeError(
+            f"the files of {encoder.package} do not fit each other: {reason}"
+        ) from None
 
 
 def _rows(encoder: TextEncoder, tokenizer: Tokenizer) -> list[int]:

@@ -42,10 +42,8 @@ def prune(
 
     The pieces of `names` and the single characters of English are always among them, so that such words can be
     spelled; what no piece spells is `UNKNOWN`, which is never shown. Give it training texts only. Raises RecipeError
-    where `vocab_size` is too small, and ValueError for a tokeniser that has no word pieces.
+    where `vocab_size` is too small.
     """
-    if not isinstance(original.model, models.WordPiece):
-        raise ValueError("its tokenizer.json has no word pieces")
     config = config or TextConfig()
     known = original.get_vocab()
     used: Counter[str] = Counter()
