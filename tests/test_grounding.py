@@ -7,11 +7,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from training.data.records import DataError, ImageRef, Record
 from training.data.report import Report
+from training.evaluation.grounding.curves import _logprobs, curves
 from training.evaluation.grounding.entities import original_size, read_boxes
 from training.evaluation.grounding.explainers import (
     BASELINES,
@@ -32,6 +34,7 @@ from training.evaluation.grounding.things import shapes_of_easy_vqa, things_of_s
 from training.evaluation.metrics.statistics import bootstrap_interval
 from training.faithfulness import app
 
+MEAN = (124, 116, 104)  # of ImageNet, by which the encoder normalises
 LEFT = Place(((0.0, 0.0, 0.25, 1.0),))
 RIGHT = Place(((0.75, 0.0, 1.0, 1.0),))
 
@@ -206,6 +209,43 @@ def test_an_unknown_method_is_refused_by_name():
         explainers(["crystal ball"])
 
 
+def test_a_picture_goes_and_comes_in_the_order_of_the_map(tiny, photo, monkeypatch):
+    """A word whose chance is the share of its thing that is shown: the map that knows the thing is best at both."""
+
+    def logprobs(captioner, image, ids, masks, fill):
+        thing = slice(6, 9)  # the last row of 3 x 3
+        shown = {mask: np.frombuffer(mask, dtype=bool)[thing].mean() for mask in masks}
+        return {mask: torch.full((len(ids),), float(share)) for mask, share in shown.items()}
+
+    monkeypatch.setattr("training.evaluation.grounding.curves._logprobs", logprobs)
+    bottom = np.repeat([[0.0], [0.1], [1.0]], 3, axis=1)
+    judged = {
+        "knows": lambda image, ids, question=None: [bottom] * 9,
+        "mixes up": lambda image, ids, question=None: [1 - bottom] * 9,
+    }
+    example = Example(photo, "a dog", ())
+    found = curves(tiny, [example], judged, "mean", Report())
+    assert found["knows"].deletion[0] < 0.2
+    assert found["mixes up"].deletion[0] > 0.6
+    assert found["knows"].insertion[0] > 0.8
+    assert found["mixes up"].insertion[0] < 0.4
+    tokens = len(tiny.tokenizer.encode("a"))  # the drawn word's, or more
+    assert found["knows"].lost[0] >= tokens
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur"])
+def test_what_is_shown_is_the_picture_and_all_of_it_is_the_caption_typed_in(tiny, photo, fill):
+    image, ids = tiny.encode(photo.path), tiny.tokenizer.encode("a brown dog")
+    full, none = np.full(9, True).tobytes(), np.full(9, False).tobytes()
+    found = _logprobs(tiny, image, ids, [full, none], fill)
+    words = image.explain("a brown dog").words
+    assert float(found[full].sum()) == pytest.approx(sum(w.logprob for w in words), abs=1e-3)
+    assert not torch.allclose(found[full], found[none], atol=1e-3)
+    if fill == "mean":
+        gone = tiny.encode(Image.new("RGB", (90, 60), MEAN)).explain("a brown dog").words
+        assert float(found[none].sum()) == pytest.approx(sum(w.logprob for w in gone), abs=0.1)
+
+
 @pytest.fixture
 def flickr(tmp_path, request):
     """Three photos in the layout of Flickr8k, and boxes of their phrases."""
@@ -286,10 +326,12 @@ def test_things_of_a_scene_are_where_it_put_them(tiny, stamps):
 
 def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_checkpoint):
     arguments = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "entities"]
-    scenes = ["--measure", "scenes", "--stamps", str(stamps)]
+    scenes = ["--measure", "scenes", "--stamps", str(stamps), "--measure", "curves"]
     ran = CliRunner().invoke(app, [*arguments, *scenes, "--limit", "2", "--json"])
     assert ran.exit_code == 0, ran.output
-    table, composed = json.loads(ran.stdout)
+    table, composed, by_mean, by_blur = json.loads(ran.stdout)
+    assert [row[0] for row in by_mean["rows"]] == [row[0] for row in by_blur["rows"]]
+    assert "2 words" in by_blur["note"]
     assert "phrases in 2 photos" in composed["note"]
     names = [row[0] for row in table["rows"]]
     assert names[: len(BASELINES)] == list(BASELINES)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .evaluation.grounding.places import Example
 
 SCENES = 200
+PHOTOS = 100  # whose pictures are changed; each change is encoded anew
+GONE = {"mean": "the mean colour", "blur": "blurred"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,6 +30,7 @@ class Measure(StrEnum):
     entities = "entities"
     easy_vqa = "easy-vqa"
     scenes = "scenes"
+    curves = "curves"
 
 
 class Phrase(StrEnum):
@@ -75,9 +78,9 @@ def faithfulness(
 
     from .data.readers import read
     from .data.report import Report
-    from .evaluation.grounding.entities import read_entities
-    from .evaluation.grounding.explainers import explainers
-    from .evaluation.grounding.grounding_tables import pointing_table
+    from .evaluation.grounding.curves import FILLS, curves
+    from .evaluation.grounding.explainers import BASELINES, explainers
+    from .evaluation.grounding.grounding_tables import curves_table, pointing_table
     from .evaluation.grounding.pointing import caption_seconds, first_photos, point
     from .evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 
@@ -95,10 +98,7 @@ def faithfulness(
     sources: dict[Measure, tuple[str, Callable[[], list[Example]]]] = {
         Measure.entities: (
             f"Pointing at phrases of Flickr8k {split}, human captions typed in",
-            lambda: read_entities(
-                data / "flickr8k_entities" / "boxes.tsv",
-                list(read(data / "flickr8k", "flickr8k", split)),
-            ),
+            lambda: entities(data, split),
         ),
         Measure.easy_vqa: (
             f"Pointing at the shape of easy-VQA {split}, right answers typed in",
@@ -116,6 +116,12 @@ def faithfulness(
         caption_ms = 1000 * caption_seconds(captioner, examples)
         pointed = point(captioner, examples, judged, pictures)
         tables.append(pointing_table(title, pointed, phrase.value, caption_ms))
+    if Measure.curves in wanted:
+        photos = first_photos(entities(data, split), limit or PHOTOS)
+        for fill in FILLS:
+            curved = curves(captioner, photos, judged, fill, pictures)
+            title = f"Deletion and insertion, Flickr8k {split}, what is gone is {GONE[fill]}"
+            tables.append(curves_table(title, curved, list(BASELINES)))
     if as_json:
         print(json.dumps([table.to_dict() for table in tables]))
     else:
@@ -123,6 +129,15 @@ def faithfulness(
     if pictures.broken:
         typer.secho(f"images: {pictures.summary()}", err=True, fg="red")
         raise typer.Exit(1)
+
+
+def entities(data: Path, split: str) -> list[Example]:
+    """Captions of Flickr8k with their phrases' places."""
+    from .data.readers import read
+    from .evaluation.grounding.entities import read_entities
+
+    captions = list(read(data / "flickr8k", "flickr8k", split))
+    return read_entities(data / "flickr8k_entities" / "boxes.tsv", captions)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..metrics.statistics import Metric, bootstrap_interval, paired_difference
+from .curves import MATTERS, Curves, Side
 from .places import SMALL
 from .pointing import Pointed, Pooling
 
@@ -79,6 +80,38 @@ def pointing_table(
     )
     figures = ("beyond centre", "inside")
     columns = ("map", "all", *figures, "small", *figures, "ms", "of a caption")
+    return Table(title, columns, tuple(rows), note)
+
+
+def curves_table(title: str, curves: Mapping[str, Curves], baselines: Sequence[str]) -> Table:
+    """Areas under deletion and insertion, over all words and those for which the image mattered."""
+    first = next(iter(curves.values()))
+    mattered = int((np.asarray(first.lost) >= MATTERS).sum())
+    rows = []
+    for name, one in curves.items():
+        others = [curves[other] for other in baselines if other != name]
+        row = [name]
+        for matters in (False, True):
+            if matters and not mattered:
+                row += ["", ""]
+                continue
+            sides: tuple[tuple[Side, int], ...] = (("deletion", -1), ("insertion", 1))
+            for of, sign in sides:
+                area = one.area(of, matters)
+                gains = [paired_difference(other.area(of, matters), area) for other in others]
+                beaten = sum(sign * gain.value > 0 and gain.more_than_noise for gain in gains)
+                interval = bootstrap_interval(area)
+                row.append(
+                    f"{area.value:.2f} ({interval.low:.2f} to {interval.high:.2f}), {beaten} of {len(others)}"
+                )
+        rows.append(tuple(row))
+    note = (
+        f"{len(first.lost):,} words of human captions, one a photo; {mattered:,} of them lose {MATTERS:g} nat or more "
+        "with the whole picture, which are those for which it mattered. Areas under a word's log-probability, in nats, "
+        "as the picture's cells go in the order of the word's map (deletion, low is good) or come (insertion, high is "
+        "good), and how many of the baselines that is better than, by more than noise."
+    )
+    columns = ("map", "deletion", "insertion", "deletion, mattered", "insertion, mattered")
     return Table(title, columns, tuple(rows), note)
 
 
