@@ -324,7 +324,7 @@ def explained(result) -> dict:
     record = json.loads(line)
     assert record.keys() == {"image", "text", "words"}
     for word in record["words"]:
-        assert word.keys() == {"text", "role", "grid", "map", "mass", "method"}
+        assert word.keys() == {"text", "role", "grid", "map", "mass", "elsewhere", "method"}
         assert 0 <= word["mass"] <= 1
         weights = np.array(word["map"])
         assert weights.shape == tuple(word["grid"])
@@ -463,6 +463,10 @@ LONG = "why " * 2500
         (["explain", "photo.jpg", "--json", "--text", LONG], "the text is too long"),
         (["explain", "photo.jpg", "--json", "--layer", 2], "layer must be 0 to 1"),
         (["explain", "photo.jpg", "--json", "--head", -1], "head must be 0 to 3"),
+        (["explain", "photo.jpg", "--json", "--heads", "1:0,9:0"], "layer must be 0 to 1"),
+        (["explain", "photo.jpg", "--json", "--heads", "1,0"], "pairs of numbers such as 1:0,2:5"),
+        (["explain", "photo.jpg", "--json", "--method", "magic"], "there is no method 'magic'"),
+        (["explain", "photo.jpg", "--json", "--method", "occlusion", "--layer", 1], "has no layer"),
         (["explain", "photo.jpg", "--out", "sheet.pdf"], ".png"),
         (["explain", "photo.jpg", "--out", "no/folder/sheet.png"], "sheet.png: No such file"),
         (["explain", "photo.jpg", "--out", "folder.png"], "folder.png: Is a directory"),

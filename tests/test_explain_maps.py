@@ -10,6 +10,7 @@ import torch
 
 from vlm.explain.finished import Finished
 from vlm.explain.maps import METHODS, word_maps
+from vlm.explain.method import Choice, MethodError
 from vlm.prompts import caption_prompt
 
 
@@ -30,28 +31,33 @@ def finished(tiny, image):
     return finish
 
 
+def by_token(finished: Finished, method: str = "attention", **choice) -> torch.Tensor:
+    """Weights on the patches of each token of the prompt and the text, `(T, h, w)`."""
+    return METHODS[method].weigh(finished, Choice(**choice))[0].patches
+
+
 @torch.inference_mode()
 def test_a_chosen_words_map_is_that_of_the_pass_that_predicted_it(tiny, image, finished):
     """Row i explains token i + 1: the pass over the tokens before a word chose it."""
     text = finished("a dog runs")
-    by_token, _ = METHODS["attention"](text, 1, 2)
+    tokens = by_token(text, layer=1, head=2)
     ids = [*caption_prompt(tiny.tokenizer).ids, *text.ids]
     for position in range(1, len(ids)):
         prefix = torch.tensor([ids[:position]])
         decoded = tiny.model.decoder(prefix, image.projected, explicit=True)
         expected = decoded.cross_attention[1][0, 2, -1].view(image.memory.image.grid)
-        torch.testing.assert_close(by_token[position], expected)
+        torch.testing.assert_close(tokens[position], expected)
 
 
 @torch.inference_mode()
 def test_a_given_words_map_is_that_of_the_pass_that_read_it(tiny, image, finished):
     asked = finished("yes", "is there a dog?")
-    by_token, _ = METHODS["attention"](asked, 1, 2)
+    tokens = by_token(asked, layer=1, head=2)
     for position in asked.asked.given:
         prefix = torch.tensor([asked.asked.ids[: position + 1]])
         decoded = tiny.model.decoder(prefix, image.projected, explicit=True)
         expected = decoded.cross_attention[1][0, 2, -1].view(image.memory.image.grid)
-        torch.testing.assert_close(by_token[position], expected)
+        torch.testing.assert_close(tokens[position], expected)
 
 
 @pytest.mark.parametrize(
@@ -104,19 +110,19 @@ def test_a_word_of_several_tokens_has_their_mean(finished):
     text = finished("zebra")
     assert len(text.ids) > 1
     (word,) = word_maps(text)
-    by_token, _ = METHODS["attention"](text, None, None)
-    torch.testing.assert_close(word.weights, by_token[1:].mean(dim=0))
+    tokens = by_token(text)
+    torch.testing.assert_close(word.weights, tokens[1:].mean(dim=0))
 
 
 def test_default_is_the_mean_over_layers_and_heads(tiny, finished):
     text, config = finished("a dog"), tiny.model.config.decoder
     single = [
-        METHODS["attention"](text, layer, head)[0]
+        by_token(text, layer=layer, head=head)
         for layer in range(config.depth)
         for head in range(config.heads)
     ]
-    by_token, _ = METHODS["attention"](text, None, None)
-    torch.testing.assert_close(by_token, torch.stack(single).mean(dim=0))
+    tokens = by_token(text)
+    torch.testing.assert_close(tokens, torch.stack(single).mean(dim=0))
 
 
 @pytest.mark.parametrize(("share", "mass"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
@@ -136,20 +142,23 @@ def test_alignment_heads_alone_make_the_default(tiny, finished):
     decoder = replace(tiny.model.config.decoder, alignment_heads=((1, 2), (0, 3)))
     model = copy(tiny.model)
     model.config = replace(tiny.model.config, decoder=decoder)
-    chosen = [METHODS["attention"](text, layer, head)[0] for layer, head in ((1, 2), (0, 3))]
+    chosen = [by_token(text, layer=layer, head=head) for layer, head in ((1, 2), (0, 3))]
     own = replace(text, model=model)
-    torch.testing.assert_close(METHODS["attention"](own, None, None)[0], sum(chosen) / 2)
-    torch.testing.assert_close(
-        METHODS["attention"](own, 1, None)[0], METHODS["attention"](text, 1, None)[0]
-    )
+    torch.testing.assert_close(by_token(own), sum(chosen) / 2)
+    torch.testing.assert_close(by_token(own, layer=1), by_token(text, layer=1))
+    torch.testing.assert_close(by_token(text, heads=((1, 2), (0, 3))), by_token(own))
 
 
-@pytest.mark.parametrize("choice", [{"layer": 2}, {"layer": -1}, {"head": 4}])
+@pytest.mark.parametrize("choice", [{"layer": 2}, {"layer": -1}, {"head": 4}, {"heads": ((2, 0),)}])
 def test_no_such_layer_or_head(finished, choice):
-    with pytest.raises(ValueError, match=r"must be 0 to"):
-        word_maps(finished("a dog"), **choice)
+    with pytest.raises(MethodError, match=r"must be 0 to"):
+        word_maps(finished("a dog"), choice=Choice(**choice))
 
 
 def test_no_such_method(image):
-    with pytest.raises(ValueError, match="there are: attention"):
+    with pytest.raises(MethodError, match="there are: attention"):
         image.explain("a dog").maps(method="magic")
+    with pytest.raises(MethodError, match="occlusion has no head to choose; these have: attention"):
+        image.explain("a dog").maps(method="occlusion", head=1)
+    with pytest.raises(MethodError, match="not both"):
+        image.explain("a dog").maps(layer=0, heads=[(0, 1)])

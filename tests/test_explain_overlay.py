@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from vlm.explain.maps import WordMap
+from vlm.explain.method import Choice
 from vlm.explain.overlay import MAX_SIDE, heat, overlay, sheet
-from vlm.explain.raw_attention import attention_on_patches
+from vlm.explain.raw_attention import raw_attention
 from vlm.images import Frame, Preprocess, load_image
 from vlm.model.config import DecoderConfig, ModelConfig, VisionConfig
 from vlm.model.memory import image_memory
@@ -179,15 +180,15 @@ def test_model_that_attends_to_a_patch(
             looked = image_memory(tokens, grid)
             text = SimpleNamespace(
                 model=model,
+                question=None,
                 memory=looked,
-                attended=looked,
                 projected=model.project(looked),
                 sequence=torch.tensor([[2, 7, 5]]),
                 rows=[0, 0, 1],
             )
             with torch.inference_mode():
-                by_token, _ = attention_on_patches(text, None, None)
-            for weights in by_token:
+                looks, _ = raw_attention(text, Choice())
+            for weights in looks.patches:
                 word = WordMap("dog", "caption", weights)
                 assert_peak(heat(frame, word), frame, grid, row, column)
     shown = brightness(overlay(photo, frame, word, legend=False))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from vlm.captioner import EncodedImage
     from vlm.explain.maps import WordMap
+    from vlm.explain.method import Head
     from vlm.generate import Hypothesis
     from vlm.tokenizer import Tokenizer, WordSpan
 
@@ -56,24 +57,32 @@ class Answer:
     ids: tuple[int, ...] = field(repr=False)
 
     def maps(
-        self, layer: int | None = None, head: int | None = None, method: str = "attention"
+        self,
+        layer: int | None = None,
+        head: int | None = None,
+        method: str = "attention",
+        *,
+        heads: Sequence[Head] = (),
     ) -> list[WordMap]:
-        """One map for each word of the question, if any, and of the text; layer and head count from 0.
+        """One map for each word of the question, if any, and of the text, made by one of `vlm.explain.maps.METHODS`.
 
-        Raises ValueError where there is no such layer, head or method; see `vlm.explain.maps`.
+        Methods that look at attention keep to one `layer`, one `head` or some `heads` `(layer, head)` that are chosen,
+        counted from 0. Raises MethodError where there is no such method, layer or head.
         """
-        return self._image().maps(self.ids, self.question, layer, head, method)
+        return self._image().maps(self.ids, self.question, layer, head, method, heads=heads)
 
-    def overlay(self, word: str | int | None = None, **style: Any) -> Image.Image:
+    def overlay(
+        self, word: str | int | None = None, method: str = "attention", **style: Any
+    ) -> Image.Image:
         """The image with one word's map over it, or a labelled sheet of all words.
 
         `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`;
-        `style` are keywords of `vlm.explain.overlay.overlay` or, of all words, of its `sheet`.
-        Raises ValueError when there is no such word.
+        `method` is one of theirs, and `style` are keywords of `vlm.explain.overlay.overlay` or, of all words, of its
+        `sheet`. Raises ValueError when there is no such word.
         """
         from vlm.explain.overlay import overlay, sheet
 
-        image, maps = self._image(), self.maps()
+        image, maps = self._image(), self.maps(method=method)
         if word is None:
             return sheet(image.picture, image.frame, maps, **style)
         if isinstance(word, str):

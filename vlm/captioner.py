@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from vlm.answers import Answer, Progress, Word, candidates, progress, words_of
-from vlm.explain.maps import Finished, WordMap, word_maps
+from vlm.explain.finished import Finished
+from vlm.explain.maps import WordMap, word_maps
+from vlm.explain.method import Choice, Head
 from vlm.generate import Hypothesis, generate, stream
 from vlm.images import Frame, ImageError, ImageSource, load_image
 from vlm.model.decoder import Projected
@@ -105,13 +107,16 @@ class EncodedImage:
         layer: int | None = None,
         head: int | None = None,
         method: str = "attention",
+        *,
+        heads: Sequence[Head] = (),
+        foil: str | None = None,
     ) -> list[WordMap]:
-        """Maps of the words of `ids`; see `vlm.explain.maps.word_maps`."""
+        """Maps of the words of `ids`; see `Answer.maps`."""
         captioner = self.captioner
         finished = Finished(
             captioner.model, captioner.tokenizer, self.memory, self.projected, tuple(ids), question
         )
-        return word_maps(finished, method, layer=layer, head=head)
+        return word_maps(finished, method, Choice(layer, head, tuple(heads), foil))
 
     def shrunk(self, side: int) -> EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""

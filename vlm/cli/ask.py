@@ -52,6 +52,13 @@ def explain(
     text: Annotated[
         str | None, typer.Option(help="Explain this text, not the model's own.")
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What makes the maps: attention, value or occlusion; docs/explanations.md compares them.",
+        ),
+    ] = "attention",
     layer: Annotated[
         int | None,
         typer.Option(help="One cross-attention layer, counted from 0; by default the mean of all."),
@@ -59,6 +66,12 @@ def explain(
     head: Annotated[
         int | None,
         typer.Option(help="One attention head, counted from 0; by default the mean of all."),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER:HEAD,...", help="Some attention heads, such as 1:0,2:5, and their mean."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="The picture of all words to write.")
@@ -75,6 +88,11 @@ def explain(
     if out is not None and out.suffix.lower() != ".png":
         fail(f"--out must name a .png file, not {out.name!r}")
     picture = read(image)
+    from vlm.explain.maps import find_method
+    from vlm.explain.method import Choice
+
+    choice = Choice(layer, head, _heads(heads))
+    find_method(method, choice)  # what is wrong is told before a model is loaded
     encoded = load(model, device, openvino, int8).encode(picture)
     if text is not None:
         answer = encoded.explain(text, question)
@@ -82,10 +100,7 @@ def explain(
         answer = encoded.ask(question)
     else:
         answer = encoded.caption()
-    try:
-        maps = answer.maps(layer, head)
-    except ValueError as error:  # no such layer or head
-        fail(str(error))
+    maps = answer.maps(layer, head, method, heads=choice.heads)
     if out is not None:
         from vlm.explain.overlay import sheet
 
@@ -95,6 +110,16 @@ def explain(
         print(json.dumps({"image": str(image), "text": answer.text, "words": words}), flush=True)
     else:
         print(answer.text, flush=True)
+
+
+def _heads(text: str | None) -> tuple[tuple[int, int], ...]:
+    """The heads that "1:0,2:5" names."""
+    if text is None:
+        return ()
+    pairs = [part.split(":") for part in text.split(",")]
+    if not all(len(pair) == 2 and all(n.strip().isdecimal() for n in pair) for pair in pairs):
+        fail(f"--heads takes pairs of numbers such as 1:0,2:5, not {text!r}")
+    return tuple((int(layer), int(head)) for layer, head in pairs)
 
 
 def read(image: Path) -> Image.Image:

@@ -43,13 +43,6 @@ class Finished:
         return self.asked
 
     @cached_property
-    def attended(self) -> Memory:
-        """What the decoder attended to: the image, or with a reader the question as it was read."""
-        if self.question is None or self.model.reader is None:
-            return self.memory
-        return self.model.read(self.projected, [self.asked.ids], image=self.memory)
-
-    @cached_property
     def sequence(self) -> Tensor:
         """The decoder's prompt and the text, `(1, T)`."""
         return torch.tensor([[*self.prompt.ids, *self.ids]], device=self.model.device)

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vlm.explain.finished import Finished
-from vlm.explain.raw_attention import attention_on_patches
+from vlm.explain.method import NO_CHOICE, Choice, Looks, Method, MethodError
+from vlm.explain.occlusion import occlusion
+from vlm.explain.raw_attention import raw_attention
+from vlm.explain.value_norms import value_norms
 from vlm.tokenizer import Tokenizer
 
 Role = Literal["caption", "question", "answer"]
 
-Method = Callable[[Finished, int | None, int | None], tuple[Tensor, Tensor | None]]
-"""What each method is: a finished text, a layer and a head (None: all) to weights on the patches.
+HEADS = frozenset({"layer", "head", "heads"})
 
-They are `(T, h, w)` of at least 0 for the tokens of the decoder's prompt and the text, and with a reader, which reads
-the question apart, `(Q, h, w)` for those of the question's prompt, else None. What does not lie on patches is missing
-from their sum, which is at most 1 for methods that share something out.
-"""
-
-METHODS: dict[str, Method] = {"attention": attention_on_patches}
+METHODS: dict[str, Method] = {
+    "attention": Method(raw_attention, HEADS),
+    "value": Method(value_norms, HEADS),
+    "occlusion": Method(occlusion),
+}
 
 
 @dataclass(frozen=True)
 class WordMap:
     """Where one word looked: `weights` `(h, w)` over the image's patches, summing to 1.
 
-    `mass` in 0..1 is how much fell on the patches at all: the rest went elsewhere, such as to a class token or to
-    other segments of the memory, and with next to none the map says little. `method` is what made the map.
+    `mass` in 0..1 is how much fell on the patches at all; with next to none the map says little. `elsewhere` is how
+    much went to other segments of the memory, by name, such as "class" and "tags". `method` is what made the map.
     """
 
     text: str
@@ -39,6 +40,7 @@ class WordMap:
     weights: Tensor
     mass: float = 1.0
     method: str = "attention"
+    elsewhere: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -52,45 +54,52 @@ class WordMap:
             "grid": list(self.grid),
             "map": self.weights.tolist(),
             "mass": self.mass,
+            "elsewhere": dict(self.elsewhere),
             "method": self.method,
         }
 
 
 def word_maps(
-    finished: Finished,
-    method: str = "attention",
-    layer: int | None = None,
-    head: int | None = None,
+    finished: Finished, method: str = "attention", choice: Choice = NO_CHOICE
 ) -> list[WordMap]:
-    """Maps of a caption's words, or of a question's and then its answer's.
+    """Maps of a caption's words, or of a question's and then its answer's. A word's map is the mean of its tokens'.
 
-    `layer` and `head` pick one cross-attention sublayer and head of the decoder, counted from 0; by default all are
-    taken together. A word's map is the mean of its tokens'. Raises ValueError when there is no such method, layer or
-    head.
+    Raises MethodError when there is no such method, layer or head, or when the method cannot keep to the choice.
     """
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
-    of_text, of_question = METHODS[method](finished, layer, head)
+    how = find_method(method, choice)
+    of_text, of_question = how.weigh(finished, choice)
     tokenizer, prompt = finished.tokenizer, finished.prompt
-    said = of_text[len(prompt.ids) :]
+    said = of_text.rows(slice(len(prompt.ids), None))
     if finished.question is None:
         return _join(tokenizer, finished.ids, said, "caption", method)
     asked = finished.asked
     of_question = of_text if of_question is None else of_question
     given, words = list(asked.given), [asked.ids[i] for i in asked.given]
-    maps = _join(tokenizer, words, of_question[given], "question", method)
+    maps = _join(tokenizer, words, of_question.rows(given), "question", method)
     return maps + _join(tokenizer, finished.ids, said, "answer", method)
 
 
+def find_method(name: str, choice: Choice = NO_CHOICE) -> Method:
+    """A method that can keep to a choice. Raises MethodError where there is none."""
+    if name not in METHODS:
+        raise MethodError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
+    if deaf := [part for part in choice.given() if part not in METHODS[name].reads]:
+        others = [other for other, method in METHODS.items() if deaf[0] in method.reads]
+        raise MethodError(f"{name} has no {deaf[0]} to choose; these have: {', '.join(others)}")
+    return METHODS[name]
+
+
 def _join(
-    tokenizer: Tokenizer, ids: Sequence[int], by_token: Tensor, role: Role, method: str
+    tokenizer: Tokenizer, ids: Sequence[int], by_token: Looks, role: Role, method: str
 ) -> list[WordMap]:
-    """Maps of tokens `(T, h, w)` as maps of words."""
+    """The looks of tokens as maps of words."""
     maps = []
     for word in tokenizer.words(ids):
-        patches = by_token[list(word.tokens)].mean(dim=0).float().cpu()  # (h, w)
+        own = by_token.rows(list(word.tokens))
+        patches = own.patches.mean(dim=0).float().cpu()  # (h, w)
         mass = float(patches.sum())
         # Where nothing fell on patches they are all alike.
         weights = patches / mass if mass > 0 else torch.full_like(patches, 1 / patches.numel())
-        maps.append(WordMap(word.text, role, weights, min(1.0, mass), method))
+        elsewhere = {name: float(share.mean()) for name, share in own.others.items()}
+        maps.append(WordMap(word.text, role, weights, min(1.0, mass), method, elsewhere))
     return maps
