@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from vlm.explain.context import less_the_echo
+from vlm.explain.contrast import Decision, decisions_of
 from vlm.explain.finished import Finished
 from vlm.explain.maps import METHODS, word_maps
-from vlm.explain.method import Choice
+from vlm.explain.method import Choice, MethodError
 from vlm.generate import generate
 from vlm.model.memory import Memory, image_memory, word_memory
 from vlm.options import Options
@@ -56,7 +59,7 @@ def greedy(captioner, memory: Memory) -> tuple[int, ...]:
     return best.ids
 
 
-@pytest.mark.parametrize("method", ["value", "occlusion"])
+@pytest.mark.parametrize("method", ["value", "occlusion", "contrast"])
 def test_the_one_cell_that_an_answer_hangs_on_is_found(planted, method):
     (word,) = word_maps(planted, method)
     near = torch.zeros(GRID)
@@ -112,7 +115,7 @@ def test_a_word_of_the_question_has_what_hiding_moves(tiny, memory):
     assert not torch.allclose(one[3].weights, other[3].weights, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["attention", "value", "occlusion"])
+@pytest.mark.parametrize("method", ["attention", "value", "occlusion", "contrast", "context"])
 def test_other_segments_have_their_share(tiny, memory, method):
     words = 3 * torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(3))
     both = Memory.concat([memory, word_memory(words, "tags", [["dog", "grass"]])])
@@ -152,3 +155,120 @@ def test_values_are_weighed_as_the_sublayer_adds_them(tiny, memory):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
     (one,) = word_maps(replace(text, ids=ids[1:]), "value", Choice(heads=((1, 2),)))
     assert one.weights.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def odds(captioner, memory: Memory, text: str, own: str, other: str) -> float:
+    """How much likelier a text goes on with one word than with another, in nats."""
+    tokenizer = captioner.tokenizer
+    prompt = caption_prompt(tokenizer).ids
+    before = len(tokenizer.encode(text))
+    each = []
+    for word in (own, other):
+        ids = tokenizer.encode(f"{text} {word}")
+        each.append(logprobs(captioner, memory, prompt, ids)[before:].sum().item())
+    return each[0] - each[1]
+
+
+def test_a_contrast_is_what_hiding_does_to_the_odds(tiny, memory):
+    tokenizer = tiny.tokenizer
+    assert len(tokenizer.encode("dog")) == len(tokenizer.encode("man")) == 1
+    text = text_about(tiny, memory, tuple(tokenizer.encode("a dog")))
+    _, word = word_maps(text, "contrast", Choice(foil="man"))
+    expected = torch.zeros(CELLS)
+    for cell in range(CELLS):
+        row, column = divmod(cell, GRID[1])
+        near = [
+            i
+            for i in range(CELLS)
+            if abs(i // GRID[1] - row) <= 1 and abs(i % GRID[1] - column) <= 1
+        ]
+        expected[cell] = odds(tiny, memory, "a", "dog", "man") - odds(
+            tiny, without(memory, near), "a", "dog", "man"
+        )
+    expected = expected.clamp(min=0)
+    torch.testing.assert_close(word.weights.flatten(), expected / expected.sum())
+
+
+def test_what_speaks_for_a_word_speaks_against_its_foil(tiny, memory):
+    """Turned round, what hiding took from the odds it gives to them: no patch has both."""
+    dog, man = (
+        word_maps(text_about(tiny, memory, tuple(tiny.tokenizer.encode(text))), "contrast", choice)
+        for text, choice in (("a dog", Choice(foil="man")), ("a man", Choice(foil="dog")))
+    )
+    assert dog[1].mass > 0
+    assert man[1].mass > 0
+    assert (dog[1].weights * man[1].weights).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "foil", "position", "own", "other"),
+    [
+        ("dog", "cat", 1, " dog", " cat"),
+        ("dog", "dogx", 2, None, "x"),  # whatever follows, against going on
+        ("dogx", "dog", 2, "x", None),
+        ("dogx", "dogz", 2, "x", "z"),
+    ],
+)
+def test_a_foil_is_met_where_the_two_words_part(tiny, memory, word, foil, position, own, other):
+    tokenizer = tiny.tokenizer
+    text = text_about(tiny, memory, tuple(tokenizer.encode(f"a {word}")))
+    decision = decisions_of(text, foil)[1]
+    assert decision.position == position
+    for token, expected in ((decision.own, own), (decision.other, other)):
+        spelled = None if token is None else tokenizer.backend.decode([token])
+        assert (spelled and spelled.strip()) == (expected and expected.strip())
+
+
+def test_odds_against_going_on_count_all_that_may_follow():
+    logits = torch.tensor([[[1.0, 2.0, 0.5]]])
+    chance = logits[0, 0].softmax(dim=0)[1].item()
+    goes_on, ends = Decision(0, 1, None).odds(logits), Decision(0, None, 1).odds(logits)
+    assert goes_on.item() == pytest.approx(math.log(chance / (1 - chance)), abs=1e-5)
+    assert ends.item() == pytest.approx(-goes_on.item())
+
+
+def test_a_word_that_is_the_foil_has_no_map(tiny, memory):
+    text = text_about(tiny, memory, tuple(tiny.tokenizer.encode("a dog and a cat")))
+    maps = word_maps(text, "contrast", Choice(foil="Dog."))
+    assert [m.mass > 0 for m in maps if m.text != "a"] == [False, True, True]
+    with pytest.raises(MethodError, match="the foil is empty"):
+        word_maps(text, "contrast", Choice(foil=" ."))
+
+
+@torch.inference_mode()
+def test_without_a_foil_it_is_the_likeliest_other_token(tiny, memory):
+    text = text_about(tiny, memory, tuple(tiny.tokenizer.encode("a dog")))
+    prompt = caption_prompt(tiny.tokenizer).ids
+    for position, decision in enumerate(decisions_of(text, None)):
+        sequence = torch.tensor([[*prompt, *text.ids[:position]]])
+        decoded = tiny.model.decoder(sequence, text.projected)
+        ranked = tiny.model.decoder.logits(decoded.hidden[0, -1]).argsort(descending=True).tolist()
+        ranked.remove(text.ids[position])
+        assert decision == Decision(position, text.ids[position], ranked[0])
+
+
+def test_an_echo_leaves_nothing_and_what_is_new_stays():
+    others = torch.tensor([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    torch.testing.assert_close(
+        less_the_echo(2 * others[0], others, torch.tensor([1.0, 0.0])), torch.zeros(3)
+    )
+    own = torch.tensor([4.0, 2.0, 5.0])  # the echo of both, (2, 1, 0), twice, and something new
+    left = less_the_echo(own, others, torch.tensor([1.0, 1.0]))
+    torch.testing.assert_close(left, torch.tensor([0.0, 0.0, 5.0]))
+    torch.testing.assert_close(less_the_echo(own, others, torch.zeros(2)), own)
+
+
+def test_only_earlier_words_explain_a_map_and_the_first_is_whole(tiny, memory):
+    plain, short, long = (
+        word_maps(text_about(tiny, memory, tuple(tiny.tokenizer.encode(text))), method)
+        for text, method in (
+            ("a dog", "attention"),
+            ("a dog", "context"),
+            ("a dog runs", "context"),
+        )
+    )
+    torch.testing.assert_close(short[0].weights, plain[0].weights)
+    assert not torch.allclose(short[1].weights, plain[1].weights, atol=1e-3)
+    assert short[1].mass == pytest.approx(plain[1].mass)
+    for before, after in zip(short, long):
+        torch.testing.assert_close(before.weights, after.weights)

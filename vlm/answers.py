@@ -63,13 +63,17 @@ class Answer:
         method: str = "attention",
         *,
         heads: Sequence[Head] = (),
+        foil: str | None = None,
     ) -> list[WordMap]:
         """One map for each word of the question, if any, and of the text, made by one of `vlm.explain.maps.METHODS`.
 
         Methods that look at attention keep to one `layer`, one `head` or some `heads` `(layer, head)` that are chosen,
-        counted from 0. Raises MethodError where there is no such method, layer or head.
+        counted from 0; contrast tells each word from a `foil`, such as a cat from a dog. Raises MethodError where there
+        is no such method, layer or head, or where the method does not take what is given.
         """
-        return self._image().maps(self.ids, self.question, layer, head, method, heads=heads)
+        return self._image().maps(
+            self.ids, self.question, layer, head, method, heads=heads, foil=foil
+        )
 
     def overlay(
         self, word: str | int | None = None, method: str = "attention", **style: Any

@@ -56,7 +56,7 @@ def explain(
         str,
         typer.Option(
             metavar="NAME",
-            help="What makes the maps: attention, value or occlusion; docs/explanations.md compares them.",
+            help="What makes the maps: attention, value, occlusion, contrast or context (docs/explanations.md).",
         ),
     ] = "attention",
     layer: Annotated[
@@ -71,6 +71,12 @@ def explain(
         str | None,
         typer.Option(
             metavar="LAYER:HEAD,...", help="Some attention heads, such as 1:0,2:5, and their mean."
+        ),
+    ] = None,
+    foil: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD", help="With --method contrast: why each word, and not this one."
         ),
     ] = None,
     out: Annotated[
@@ -91,7 +97,7 @@ def explain(
     from vlm.explain.maps import find_method
     from vlm.explain.method import Choice
 
-    choice = Choice(layer, head, _heads(heads))
+    choice = Choice(layer, head, _heads(heads), foil)
     find_method(method, choice)  # what is wrong is told before a model is loaded
     encoded = load(model, device, openvino, int8).encode(picture)
     if text is not None:
@@ -100,7 +106,7 @@ def explain(
         answer = encoded.ask(question)
     else:
         answer = encoded.caption()
-    maps = answer.maps(layer, head, method, heads=choice.heads)
+    maps = answer.maps(layer, head, method, heads=choice.heads, foil=foil)
     if out is not None:
         from vlm.explain.overlay import sheet
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vlm.explain.context import context
+from vlm.explain.contrast import contrast
 from vlm.explain.finished import Finished
 from vlm.explain.method import NO_CHOICE, Choice, Looks, Method, MethodError
 from vlm.explain.occlusion import occlusion
@@ -24,6 +26,8 @@ METHODS: dict[str, Method] = {
     "attention": Method(raw_attention, HEADS),
     "value": Method(value_norms, HEADS),
     "occlusion": Method(occlusion),
+    "contrast": Method(contrast, frozenset({"foil"})),
+    "context": Method(context, HEADS),
 }
 
 

@@ -81,7 +81,7 @@ def falls(finished: Finished, covers: Tensor, score: Score) -> tuple[Tensor, Ten
     scores, states, asked = [], [], []
     for part in shown.split(max(1, BUDGET // numbers)):
         hidden, read = _passes(finished, part)
-        scores.append(score(model.decoder.logits(hidden[:, prompt - 1 :])))
+        scores.append(score(_logits(finished, hidden)))
         states.append(hidden[:, :prompt])
         if read is not None:
             asked.append(read)
@@ -95,6 +95,16 @@ def _moved(states: list[Tensor]) -> Tensor:
     """How far hidden states `(1 + W, T, D)`, in parts, lie from the first, `(W, T)`."""
     first, *rest = torch.cat(states).split([1, sum(map(len, states)) - 1])
     return (rest[0] - first).norm(dim=-1)
+
+
+@torch.inference_mode()
+def logits_with(finished: Finished, shown: Tensor) -> Tensor:
+    """Logits `(N, T + 1, V)` of a text's tokens and its end with the slots `shown` `(N, S)`."""
+    return _logits(finished, _passes(finished, shown)[0])
+
+
+def _logits(finished: Finished, hidden: Tensor) -> Tensor:
+    return finished.model.decoder.logits(hidden[:, len(finished.prompt.ids) - 1 :])
 
 
 def _passes(finished: Finished, shown: Tensor) -> tuple[Tensor, Tensor | None]:
