@@ -23,6 +23,9 @@ from .examples import Rows
 
 # Words that lose less, in nats, hardly depend on the image, and where they lose it is mostly noise.
 CLEAR = 0.5
+# A window's drop reaches as far as the window, and words that depend on many places lose a little everywhere. As they
+# are, drops are so even that flat attention comes close to them; squared, what stands out does.
+SHARP = 2
 
 
 def check_maps(model: VisionLanguageModel, options: MapLoss) -> None:
@@ -47,8 +50,8 @@ def map_loss(
     """The mean divergence, in nats, of some words' attention on the patches from what hiding these does to them.
 
     Texts of the batch are drawn by chance, and words of each by how much they depend on the image. Torch's own
-    generator decides. The target is where a word's log-probability drops, as shares; the attention is the mean over the
-    decoder's alignment heads, and its shares of the patches, so how much goes to other slots is left free.
+    generator decides. The target is where a word's log-probability drops, squared, as shares; the attention is the mean
+    over the decoder's alignment heads, and its shares of the patches, so how much goes to other slots is left free.
     """
     grid = memory.image.grid
     assert grid is not None
@@ -66,13 +69,14 @@ def map_loss(
     decoder.train(training)
 
     kept = targets != IGNORE_INDEX
-    wanted = on_grid(lost[kept].clamp(min=0), grid, options.stride)  # (K, P)
-    weights = (wanted.amax(dim=-1) / CLEAR).clamp(max=1)  # (K,)
+    drop = on_grid(lost[kept].clamp(min=0), grid, options.stride)  # (K, P)
+    weights = (drop.amax(dim=-1) / CLEAR).clamp(max=1)  # (K,)
     attention = decoder(ids, projected, explicit=True).cross_attention
     mean = aligned(attention, decoder.config.alignment_heads)[kept]  # (K, S)
     image = memory.image
     shares = mean[:, image.start : image.stop].float()
     shares = shares / shares.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+    wanted = drop**SHARP
     wanted = wanted / wanted.sum(dim=-1, keepdim=True).clamp(min=1e-6)
     divergence = F.kl_div(shares.clamp(min=1e-6).log(), wanted, reduction="none").sum(dim=-1)
     return (weights * divergence).sum() / weights.sum().clamp(min=1e-6)
