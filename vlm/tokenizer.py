@@ -51,6 +51,8 @@ class Tokenizer:
 
     def __init__(self, backend: Backend, config: TextConfig) -> None:
         self.backend = backend
+        # Who writes "<end>" means these five characters: no text has special tokens, only what is put around it.
+        backend.encode_special_tokens = True
         self.config = config
         self.pad = self._special(config.pad)
         self.end = self._special(config.end)
@@ -65,6 +67,10 @@ class Tokenizer:
             raise ValueError(f"tokenizer.json has no token {token!r}, which config.json names")
         return number
 
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[Backend, TextConfig]]:
+        # A copy of a backend has its vocabulary, but not what it was told about special tokens.
+        return Tokenizer, (self.backend, self.config)
+
     @property
     def vocab_size(self) -> int:
         return self.backend.get_vocab_size(with_added_tokens=True)
@@ -72,10 +78,6 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, without special tokens; what looks like a special token in it is plain text."""
         text = text.encode("utf-8", "replace").decode()  # what was no UTF-8 when it came in
-        config = self.config
-        specials = (config.pad, config.end, config.caption, config.question, config.answer)
-        for token in filter(None, specials):
-            text = text.replace(token, " ")
         return self.backend.encode(text.strip(), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
