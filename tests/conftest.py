@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner
+    from vlm.model.model import VisionLanguageModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -75,6 +77,27 @@ def tiny() -> Captioner:
         # The single bytes, which every vocabulary has, are left to what has no other token.
         model.decoder.token_embedding.weight.data[5:261] = 0
     return Captioner(model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_tagged(tiny: Captioner) -> VisionLanguageModel:
+    """`tiny`'s model with words for what a classifier of random weights is sure of."""
+    import torch
+
+    from vlm.model.config import TagsConfig
+    from vlm.model.model import VisionLanguageModel
+
+    names = ("dog", "red cat", "tree")
+    config = replace(tiny.model.config, tags=TagsConfig(9, names, length=2, top=2))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VisionLanguageModel(config)
+        model.load_state_dict(tiny.model.state_dict(), strict=False)
+        assert model.tagger is not None
+        torch.nn.init.normal_(model.tagger.classifier)
+    model.tagger.name_of_class.copy_(torch.arange(9) % (len(names) + 1))
+    model.tagger.tokens.copy_(torch.tensor([[300, -1], [290, 310], [261, -1]]))
+    return model.eval()
 
 
 @pytest.fixture(scope="session")

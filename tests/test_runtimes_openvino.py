@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import subprocess
 import sys
 import weakref
@@ -147,9 +148,19 @@ def test_int8_layers_compute_with_the_quantised_weights():
     assert not torch.allclose(found, linear(table(ids)), atol=1e-4)
 
 
+def test_tags_are_the_same_words(tiny_tagged):
+    pixels = torch.randn(2, 3, *tiny_tagged.config.vision.preprocess.size)
+    with torch.inference_mode():
+        expected, found = tiny_tagged.encode(pixels), openvino.compiled(tiny_tagged).encode(pixels)
+    assert found.segments == expected.segments
+    assert torch.equal(found.real, expected.real)
+    torch.testing.assert_close(found.tokens, expected.tokens, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tags", [False, True])
 @pytest.mark.parametrize("int8", [False, True])
-def test_the_weights_of_torch_are_let_go(tiny_checkpoint, int8):
-    model, _ = load_checkpoint(tiny_checkpoint)
+def test_the_weights_of_torch_are_let_go(tiny_checkpoint, tiny_tagged, tags, int8):
+    model = copy.deepcopy(tiny_tagged) if tags else load_checkpoint(tiny_checkpoint)[0]
     weights = [
         weakref.ref(part) for part in (model.decoder, model.vision, *model.decoder.children())
     ]

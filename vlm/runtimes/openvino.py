@@ -47,6 +47,9 @@ def compiled(model: VisionLanguageModel, int8: bool = False) -> VisionLanguageMo
         }
         if model.reader is not None:
             parts["reader"] = CompiledDecoder(model.reader, int8)
+    if model.tagger is not None:
+        ids, words = model.tagger.tokens.clamp(min=0), model.decoder.token_embedding
+        parts["decoder"].token_embedding = _RowsOf(words, ids)
     same._modules.update(parts)
     gc.collect()  # what traced the modules holds them, and their weights, in a cycle
     return same
@@ -124,7 +127,6 @@ class CompiledDecoder(nn.Module):
         super().__init__()
         decoder = fused(decoder)
         config = self.config = decoder.config
-        self.token_embedding = decoder.token_embedding  # tags are words in the memory
         self.self_layers = config.sublayers.count("s")
         # No size is 1 or the same as another, so that nothing takes it for a constant.
         tokens = torch.zeros(2, 7, config.memory_width)
@@ -219,6 +221,18 @@ def _core() -> Any:
     import openvino
 
     return openvino.Core()
+
+
+class _RowsOf(nn.Module):
+    """An embedding of some ids alone, without the rest of its table: tags are words in the memory."""
+
+    def __init__(self, embedding: nn.Embedding, ids: Tensor) -> None:
+        super().__init__()
+        self.ids = ids.unique()  # in ascending order
+        self.rows = embedding.weight[self.ids]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.rows[torch.searchsorted(self.ids, ids)]
 
 
 def _flat(cache: Cache) -> list[Tensor]:
