@@ -80,9 +80,14 @@ def encoding(config: ModelConfig, images: int = 1) -> Work:
         pixels = torch.empty(1, 3, *config.vision.preprocess.size)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model.encode(pixels)
-    parts = (model.vision, model.adapter)
+        patches, grid = model.vision(pixels)
+        model.adapter(patches, grid)
+        if model.tagger is not None:  # not all of it: without numbers there is no name to look up
+            model.tagger.slots(model.tagger.classify(patches), model.decoder.token_embedding)
+    parts = [part for part in (model.vision, model.adapter, model.tagger) if part is not None]
     weights = sum(weight.nbytes for part in parts for weight in part.parameters())
+    if model.tagger is not None:
+        weights += model.tagger.classifier.nbytes
     return Work(images * counter.get_total_flops(), weights)
 
 

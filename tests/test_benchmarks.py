@@ -19,6 +19,7 @@ from benchmarks.timing import Row, Run, Spread, between_tokens, compare
 from vlm.captioner import Captioner
 from vlm.model.decoder import Decoder
 from vlm.model.memory import Memory, Segment
+from vlm.model.model import VisionLanguageModel
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -178,7 +179,11 @@ def test_what_decoding_reads(tiny: Captioner):
 
 
 @torch.no_grad()
-def test_what_encoding_computes(tiny: Captioner):
-    with FlopCounterMode(display=False) as counter:
-        tiny.model.encode(torch.zeros(1, 3, *tiny.preprocess.size))
-    assert encoding(tiny.model.config, images=3).flops == 3 * counter.get_total_flops()
+def test_what_encoding_computes(tiny: Captioner, tiny_tagged: VisionLanguageModel):
+    for model in (tiny.model, tiny_tagged):
+        with FlopCounterMode(display=False) as counter:
+            model.encode(torch.zeros(1, 3, *tiny.preprocess.size))
+        assert encoding(model.config, images=3).flops == 3 * counter.get_total_flops()
+    more = encoding(tiny_tagged.config).bytes - encoding(tiny.model.config).bytes
+    learnt = sum(weight.nbytes for weight in tiny_tagged.tagger.parameters())
+    assert more == learnt + tiny_tagged.tagger.classifier.nbytes

@@ -63,14 +63,25 @@ class Tagger(nn.Module):
         by_class = self.logits(patches).float().softmax(dim=-1)  # (B, classes)
         by_name = by_class.new_zeros(len(by_class), len(self.config.names) + 1)
         by_name = by_name.index_add(1, self.name_of_class, by_class)
-        shared = self.name_of_class.bincount(minlength=len(self.config.names) + 1).clamp(min=1)
-        by_name = F.normalize((by_name / shared.sqrt())[:, :-1], p=1, dim=1)
+        # Not bincount: the size of what it gives depends on the numbers, so nothing knows it beforehand.
+        shared = torch.zeros_like(by_name[0]).index_add(
+            0, self.name_of_class, torch.ones_like(by_class[0])
+        )
+        by_name = F.normalize((by_name / shared.clamp(min=1).sqrt())[:, :-1], p=1, dim=1)
         probabilities, names = by_name.topk(self.config.top, dim=1)
         return Tags(names, probabilities)
 
     def forward(self, patches: Tensor, words: nn.Module) -> Memory:
         """The memory of the tags of patches `(B, N, D)`, in the embeddings `words`; unsure tags are masked."""
         tags = self.classify(patches)
+        slots, real = self.slots(tags, words)
+        segment = Segment("tags", 0, slots.shape[1])
+        if not self.training:  # where someone may ask what was read
+            segment = replace(segment, words=self._words(tags, real))
+        return Memory(slots, (segment,), real)
+
+    def slots(self, tags: Tags, words: nn.Module) -> tuple[Tensor, Tensor]:
+        """Memory slots of tags `(B, top * length, D)`, and which are real `(B, top * length)`."""
         sure = tags.probabilities >= self.config.least  # (B, top)
         if self.training:
             sure = sure & (torch.rand(sure.shape, device=sure.device) >= self.dropout)
@@ -79,11 +90,7 @@ class Tagger(nn.Module):
         slots = self.project(self.norm(words(ids.clamp(min=0))))  # (B, top, length, D)
         logs = tags.probabilities.clamp(min=self.config.least).log()
         slots = slots + self.place_embedding.weight + self.sureness(logs[..., None, None])
-        slots, real = slots.flatten(1, 2), real.flatten(1)
-        segment = Segment("tags", 0, slots.shape[1])
-        if not self.training:  # where someone may ask what was read
-            segment = replace(segment, words=self._words(tags, real))
-        return Memory(slots, (segment,), real)
+        return slots.flatten(1, 2), real.flatten(1)
 
     def _words(self, tags: Tags, real: Tensor) -> tuple[tuple[str, ...], ...]:
         """For each slot of each image the name that it is a part of, or nothing where it is masked."""
