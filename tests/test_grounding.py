@@ -35,6 +35,7 @@ from training.evaluation.metrics.statistics import bootstrap_interval
 from training.faithfulness import app
 
 MEAN = (124, 116, 104)  # of ImageNet, by which the encoder normalises
+TRAIN = tuple(f"{number}_c.jpg" for number in range(3, 8))
 LEFT = Place(((0.0, 0.0, 0.25, 1.0),))
 RIGHT = Place(((0.75, 0.0, 1.0, 1.0),))
 
@@ -100,6 +101,12 @@ def test_a_phrase_is_typed_in_with_the_first_caption_that_has_it_as_whole_words(
     ]
     with pytest.raises(DataError, match="none of the photos"):
         captions_with_phrases([(image, ["nothing"])], phrases)
+
+
+def test_a_phrase_stands_in_all_captions_that_have_it_where_wanted():
+    image, texts = ImageRef("/photos/a.jpg"), ["A dog .", "A dog and a man ."]
+    found = captions_with_phrases([(image, texts)], {"a.jpg": {"a dog": LEFT}}, once=False)
+    assert [len(example.named) for example in found] == [1, 1]
 
 
 def test_words_are_found_where_they_stand_in_the_text(tiny):
@@ -248,18 +255,18 @@ def test_what_is_shown_is_the_picture_and_all_of_it_is_the_caption_typed_in(tiny
 
 @pytest.fixture
 def flickr(tmp_path, request):
-    """Three photos in the layout of Flickr8k, and boxes of their phrases."""
+    """A few photos in the layout of Flickr8k, and boxes of their phrases."""
     folder = tmp_path / "flickr8k"
     (folder / "images").mkdir(parents=True)
     lines, boxes = [], []
     generator = np.random.default_rng(1)
-    for name in ("1_a.jpg", "2_b.jpg", "3_c.jpg"):
+    for name in ("1_a.jpg", "2_b.jpg", *TRAIN):
         pixels = generator.integers(256, size=(64, 64, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "images" / name)
-        lines += [f"{name}#0\tA brown dog runs .", f"{name}#1\tA dog in the park ."]
+        lines += [f"{name}#{i}\tA brown dog in the park ." for i in range(5)]
         boxes += [f"{name}\tA brown dog\t1\t1\t250\t333", f"{name}\tthe park\t1\t1\t500\t333"]
     (folder / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
-    for split, own in (("train", "3_c.jpg"), ("dev", "1_a.jpg\n2_b.jpg"), ("test", "3_c.jpg")):
+    for split, own in (("train", "\n".join(TRAIN)), ("dev", "1_a.jpg\n2_b.jpg"), ("test", "")):
         (folder / f"Flickr_8k.{split}Images.txt").write_text(own + "\n")
     (tmp_path / "flickr8k_entities").mkdir()
     (tmp_path / "flickr8k_entities" / "boxes.tsv").write_text("\n".join(boxes) + "\n")
@@ -327,13 +334,15 @@ def test_things_of_a_scene_are_where_it_put_them(tiny, stamps):
 def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_checkpoint):
     arguments = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "entities"]
     scenes = ["--measure", "scenes", "--stamps", str(stamps), "--measure", "curves"]
+    scenes += ["--measure", "captions"]
     ran = CliRunner().invoke(app, [*arguments, *scenes, "--limit", "2", "--json"])
     assert ran.exit_code == 0, ran.output
-    table, composed, by_mean, by_blur = json.loads(ran.stdout)
+    table, composed, boxed, by_mean, by_blur = json.loads(ran.stdout)
     assert [row[0] for row in by_mean["rows"]] == [row[0] for row in by_blur["rows"]]
     assert "2 words" in by_blur["note"]
     assert "phrases in 2 photos" in composed["note"]
     names = [row[0] for row in table["rows"]]
+    assert [row[0] for row in boxed["rows"]] == names
     assert names[: len(BASELINES)] == list(BASELINES)
     assert "attention" in names
     assert "4 phrases in 2 photos" in table["note"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .evaluation.grounding.places import Example
 
 SCENES = 200
+TUNING = 100  # train photos by which each method's boxes get their level
 PHOTOS = 100  # whose pictures are changed; each change is encoded anew
 GONE = {"mean": "the mean colour", "blur": "blurred"}
 
@@ -31,6 +32,7 @@ class Measure(StrEnum):
     easy_vqa = "easy-vqa"
     scenes = "scenes"
     curves = "curves"
+    captions = "captions"
 
 
 class Phrase(StrEnum):
@@ -80,7 +82,8 @@ def faithfulness(
     from .data.report import Report
     from .evaluation.grounding.curves import FILLS, curves
     from .evaluation.grounding.explainers import BASELINES, explainers
-    from .evaluation.grounding.grounding_tables import curves_table, pointing_table
+    from .evaluation.grounding.grounding_tables import curves_table, f1_table, pointing_table
+    from .evaluation.grounding.localised import Classes, best_level, localise
     from .evaluation.grounding.pointing import caption_seconds, first_photos, point
     from .evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 
@@ -116,6 +119,15 @@ def faithfulness(
         caption_ms = 1000 * caption_seconds(captioner, examples)
         pointed = point(captioner, examples, judged, pictures)
         tables.append(pointing_table(title, pointed, phrase.value, caption_ms))
+    if Measure.captions in wanted:
+        train = entities(data, "train")
+        classes = Classes.of(named.words for example in train for named in example.named)
+        shown = first_photos(train, min(TUNING, limit or TUNING))
+        levels = {n: best_level(captioner, shown, e, pictures) for n, e in judged.items()}
+        captions = first_photos(entities(data, split, once=False), limit)
+        found = localise(captioner, captions, judged, levels, classes, pictures)
+        title = f"Things named and boxed in the model's captions, Flickr8k {split}"
+        tables.append(f1_table(title, found, levels))
     if Measure.curves in wanted:
         photos = first_photos(entities(data, split), limit or PHOTOS)
         for fill in FILLS:
@@ -131,13 +143,13 @@ def faithfulness(
         raise typer.Exit(1)
 
 
-def entities(data: Path, split: str) -> list[Example]:
-    """Captions of Flickr8k with their phrases' places."""
+def entities(data: Path, split: str, once: bool = True) -> list[Example]:
+    """Captions of Flickr8k with their phrases' places, each phrase `once`."""
     from .data.readers import read
     from .evaluation.grounding.entities import read_entities
 
     captions = list(read(data / "flickr8k", "flickr8k", split))
-    return read_entities(data / "flickr8k_entities" / "boxes.tsv", captions)
+    return read_entities(data / "flickr8k_entities" / "boxes.tsv", captions, once)
 
 
 if __name__ == "__main__":

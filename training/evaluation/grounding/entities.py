@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...data.records import DataError, Record
@@ -49,17 +50,17 @@ def original_size(boxes: list[Pixels]) -> tuple[float, float] | None:
     return (LONGER, bottom) if right >= bottom else (right, LONGER)
 
 
-def read_entities(path: str | Path, records: list[Record]) -> list[Example]:
+def read_entities(path: str | Path, records: Sequence[Record], once: bool = True) -> list[Example]:
     """The captions of `records` with their phrases' places, for the photos whose original size the boxes tell.
 
-    Raises DataError where there is none.
+    `once` is that of `captions_with_phrases`. Raises DataError where there is none.
     """
     phrases = {}
     for name, by_phrase in read_boxes(path).items():
         size = original_size([box for boxes in by_phrase.values() for box in boxes])
         if size is not None:
             phrases[name] = {p: _shares(boxes, size) for p, boxes in by_phrase.items()}
-    return captions_with_phrases([(r.image, r.texts) for r in records], phrases)
+    return captions_with_phrases([(r.image, r.texts) for r in records], phrases, once)
 
 
 def _shares(boxes: list[Pixels], size: tuple[float, float]) -> Place:

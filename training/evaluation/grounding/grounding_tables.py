@@ -10,6 +10,7 @@ import numpy as np
 
 from ..metrics.statistics import Metric, bootstrap_interval, paired_difference
 from .curves import MATTERS, Curves, Side
+from .localised import MODES, Boxed, Reference, f1
 from .places import SMALL
 from .pointing import Pointed, Pooling
 
@@ -112,6 +113,33 @@ def curves_table(title: str, curves: Mapping[str, Curves], baselines: Sequence[s
         "good), and how many of the baselines that is better than, by more than noise."
     )
     columns = ("map", "deletion", "insertion", "deletion, mattered", "insertion, mattered")
+    return Table(title, columns, tuple(rows), note)
+
+
+def f1_table(
+    title: str,
+    found: Mapping[str, Sequence[tuple[Sequence[Boxed], Sequence[Reference]]]],
+    levels: Mapping[str, float],
+) -> Table:
+    """F1_all and F1_loc of each method, against the centre's."""
+    rows = []
+    for name, photos in found.items():
+        row = [name]
+        for mode in MODES:
+            score = f1(photos, mode)
+            row += [
+                points(score),
+                "" if name == "centre" else beyond(score, f1(found["centre"], mode)),
+            ]
+        rows.append((*row, f"{levels[name]:g}"))
+    photos = found["centre"]
+    kinds = {kind for _, refs in photos for ref in refs for kind, _ in ref.boxed}
+    note = (
+        f"The model's own captions of {len(photos):,} photos, beside human captions with {len(kinds):,} classes of "
+        "things. A word's box goes down from its map's peak to the level that is best for phrases of train photos, and "
+        "is right where it overlaps the human box by more than half (IoU). Our classes are not the published list."
+    )
+    columns = ("map", "F1_all", "beyond centre", "F1_loc", "beyond centre", "level")
     return Table(title, columns, tuple(rows), note)
 
 

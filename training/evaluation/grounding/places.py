@@ -81,11 +81,13 @@ def spelled(tokenizer: Tokenizer, words: str) -> list[str]:
 
 
 def captions_with_phrases(
-    captions: Iterable[tuple[ImageRef, Sequence[str]]], phrases: Mapping[str, Mapping[str, Place]]
+    captions: Iterable[tuple[ImageRef, Sequence[str]]],
+    phrases: Mapping[str, Mapping[str, Place]],
+    once: bool = True,
 ) -> list[Example]:
-    """Every phrase in the first of its photo's captions that has it, as examples of the captions.
+    """Captions with those of their photo's phrases that they have: each `once`, in the first, or in all that have it.
 
-    `captions` are photos with their captions, `phrases` by the photo's file name.
+    `captions` are photos with their captions, `phrases` by the photo's file name. Raises DataError where none has any.
     """
     examples = []
     for image, texts in captions:
@@ -93,8 +95,9 @@ def captions_with_phrases(
         for text in texts:
             found = [phrase for phrase in left if _plain(phrase) in _plain(text)]
             if found:
-                named = tuple(Named(phrase, left.pop(phrase)) for phrase in found)
-                examples.append(Example(image, text, named))
+                examples.append(Example(image, text, tuple(Named(p, left[p]) for p in found)))
+            if once:
+                left = {phrase: place for phrase, place in left.items() if phrase not in found}
     if not examples:
         raise DataError("none of the photos has a caption with a phrase whose boxes are known")
     return examples

@@ -70,7 +70,7 @@ def _mentions(words: list[str], names: Names, longest: int) -> Iterator[str]:
     while start < len(words):
         for length in range(longest, 0, -1):
             phrase = " ".join(words[start : start + length])
-            known = next((form for form in _singulars(phrase) if form in names), None)
+            known = next((form for form in singulars(phrase) if form in names), None)
             if known is not None:
                 if names[known]:
                     yield known
@@ -79,7 +79,8 @@ def _mentions(words: list[str], names: Names, longest: int) -> Iterator[str]:
         start += 1
 
 
-def _singulars(phrase: str) -> Iterator[str]:
+def singulars(phrase: str) -> Iterator[str]:
+    """The phrase, and what it may be the regular plural of."""
     yield phrase
     if phrase.endswith("ies"):
         yield phrase[:-3] + "y"
