@@ -602,6 +602,7 @@ def test_the_help_says_what_each_task_begins_with():
     ("command", "says"),
     [
         ("evaluate", "name the dataset with --data"),
+        ("table", "Missing option '--data'"),
         ("faithfulness", "Missing option '--data'"),
         ("train", "recipe.yaml"),
         ("prepare", "No such command 'recipe.yaml'"),

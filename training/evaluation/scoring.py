@@ -11,7 +11,7 @@ import numpy as np
 from vlm.prompts import clean_text
 
 from ..data.records import DataError, Record
-from .metrics.calibration import Calibration, accuracy_at_coverage, calibration
+from .metrics.calibration import Calibration, accuracy_at_coverage, calibration, chance_ece
 from .metrics.captions import cider_of_each, score_captions
 from .metrics.hallucination import DEFINITIONS, hallucination
 from .metrics.objects import OBJECT_NAMES
@@ -126,7 +126,8 @@ def evaluate_answers(
     With several human answers a question it is the official VQA accuracy. With one it is exact
     match, of answer sets where an answer is a comma-separated list, as in DAQUAR; both sides are
     compared in lower case after `clean_text`. `similarity` adds WUPS. "ECE" is the calibration
-    error of the model's probabilities, "accuracy@80%" the accuracy where only the most confident
+    error of the model's probabilities, "ECE by chance" what a perfect model's would be at this
+    number of questions, "accuracy@80%" the accuracy where only the most confident
     80 % of the questions are answered. Raises DataError as `check_references` does.
     """
     check_references([p.record for p in predictions])
@@ -151,6 +152,7 @@ def evaluate_answers(
     calibrated = calibration(confidences, points / 100)
     values = {name: metric.value for name, metric in resampled.items()}
     values["ECE"] = calibrated.ece
+    values["ECE by chance"] = chance_ece(confidences)
     for coverage in COVERAGES:
         accuracy = accuracy_at_coverage(confidences, points / 100, coverage)
         values[f"accuracy@{coverage:.0%}"] = accuracy

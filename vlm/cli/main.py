@@ -61,7 +61,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(clear_errors()(command))
-for command in (training.evaluate, training.faithfulness, training.train, training.prepare):
+for command in (
+    training.evaluate,
+    training.table,
+    training.faithfulness,
+    training.train,
+    training.prepare,
+):
     app.command(context_settings=training.PASSED_ON)(command)
 
 

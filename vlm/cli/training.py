@@ -1,4 +1,4 @@
-"""`vlm evaluate`, `faithfulness`, `train` and `prepare`: programs of training, imported only when asked for."""
+"""The programs of training as commands of `vlm`, each imported only when asked for."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ PASSED_ON = {
 def evaluate(context: typer.Context) -> None:
     """Score captions or answers on a dataset, or compare two models."""
     _run("evaluate", context)
+
+
+def table(context: typer.Context) -> None:
+    """Measure all that a model card says, and fill its table."""
+    _run("table", context)
 
 
 def faithfulness(context: typer.Context) -> None:

@@ -51,6 +51,18 @@ def calibration(confidences: np.ndarray, accuracies: np.ndarray, bins: int = 10)
     )
 
 
+def chance_ece(confidences: np.ndarray, draws: int = 200, seed: int = 0) -> float:
+    """The calibration error in points, on average, of as many answers that are right as often as they are sure.
+
+    Of few answers it is far from 0: a model whose error is no larger cannot be told from a perfectly calibrated one
+    (Roelofs et al., 2022). ``confidences (N,)`` are from 0 to 1. Answers that are right in part vary less, so of VQA's
+    it is an upper bound.
+    """
+    random = np.random.default_rng(seed)
+    right = random.random((draws, len(confidences))) < confidences
+    return float(np.mean([calibration(confidences, row).ece for row in right]))
+
+
 def selective_accuracy(
     confidences: np.ndarray, accuracies: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
