@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlm.answers import Answer
 from vlm.generate import generate
 from vlm.model.decoder import Decoder, Projected
 from vlm.options import Options
@@ -86,3 +88,20 @@ def their_words(
     for ids in sequences[:, prompt:].tolist():
         rows.append(ids[: ids.index(end)] if end in ids else ids)
     return rows
+
+
+def check_maps(answer: Answer, method: str, others: set[str]) -> None:
+    """A map for each word, of shares that with those of other segments are at most 1, and not all are even."""
+    maps = answer.maps(method=method)
+    said = [m.text for m in maps if m.role != "question"]
+    assert said == [word.text for word in answer.words]
+    assert (len(said) < len(maps)) == (answer.question is not None)
+    for word in maps:
+        assert word.weights.isfinite().all()
+        assert word.weights.min() >= 0
+        assert word.weights.sum().item() == pytest.approx(1, abs=1e-5)
+        assert all(0 <= share <= 1 for share in word.elsewhere.values())
+        assert word.mass + sum(word.elsewhere.values()) <= 1 + 1e-5
+        assert method == "pixels" or word.elsewhere.keys() == others
+    for role in {m.role for m in maps}:
+        assert max(float(m.weights.std()) for m in maps if m.role == role) > 0

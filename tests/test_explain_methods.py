@@ -8,15 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vlm.captioner import Captioner
 from vlm.explain.context import less_the_echo
 from vlm.explain.contrast import Decision, decisions_of
 from vlm.explain.finished import Finished
 from vlm.explain.maps import METHODS, word_maps
 from vlm.explain.method import Choice, MethodError
+from vlm.explain.relevance import Watched, relevance_of_slots
 from vlm.generate import generate
+from vlm.model.config import AdapterConfig, VisionConfig
 from vlm.model.memory import Memory, image_memory, word_memory
+from vlm.model.model import VisionLanguageModel
+from vlm.model.vision import default_preprocess
 from vlm.options import Options
 from vlm.prompts import caption_prompt
+from vlm.runtimes.packed import packed
 
 GRID = (5, 6)
 CELLS = GRID[0] * GRID[1]
@@ -85,7 +91,7 @@ def logprobs(captioner, memory: Memory, prompt, ids) -> torch.Tensor:
 
 @pytest.mark.parametrize("budget", [1, 100_000_000])
 def test_hiding_in_one_batch_is_hiding_one_by_one(tiny, memory, budget, monkeypatch):
-    monkeypatch.setattr("vlm.explain.occlusion.BUDGET", budget)
+    monkeypatch.setattr("vlm.explain.hiding.BUDGET", budget)
     ids = tuple(tiny.tokenizer.encode("a dog runs"))
     prompt = caption_prompt(tiny.tokenizer).ids
     shown = logprobs(tiny, memory, prompt, ids)
@@ -104,6 +110,33 @@ def test_hiding_in_one_batch_is_hiding_one_by_one(tiny, memory, budget, monkeypa
     torch.testing.assert_close(actual, expected / expected.sum(dim=1, keepdim=True))
 
 
+@torch.inference_mode()
+def test_hiding_pixels_is_asking_of_photos_with_holes(tiny):
+    """One by one, through the whole pipeline, on a grid whose squares are single cells."""
+    image = tiny.encode(torch.rand(96, 96, 3).mul(255).byte().numpy())
+    answer = image.explain("a dog")
+    height, width = image.memory.image.grid
+    assert (height, width) == (3, 3)
+    pixels = tiny.preprocess(image.picture)[0]
+    expected = torch.empty(len(answer.ids), 9)
+    for cell in range(9):
+        row, column = divmod(cell, 3)
+        holed = pixels.clone()
+        holed[:, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = 0
+        prompt = caption_prompt(tiny.tokenizer).ids
+        seen, left = (
+            logprobs(tiny, tiny.model.encode(x[None]), prompt, answer.ids) for x in (pixels, holed)
+        )
+        expected[:, cell] = (seen - left).clamp(min=0)
+    maps = answer.maps(method="pixels")
+    weights = torch.stack([m.weights.flatten() for m in maps])
+    torch.testing.assert_close(
+        weights, expected / expected.sum(dim=1, keepdim=True), atol=1e-3, rtol=1e-2
+    )
+    with pytest.raises(MethodError, match="the whole photo"):
+        word_maps(text_about(tiny, image.memory, answer.ids), "pixels")
+
+
 def test_a_word_of_the_question_has_what_hiding_moves(tiny, memory):
     """A question's word was given, so no word behind it plays a part in its map."""
     ids = tuple(tiny.tokenizer.encode("yes"))
@@ -115,7 +148,9 @@ def test_a_word_of_the_question_has_what_hiding_moves(tiny, memory):
     assert not torch.allclose(one[3].weights, other[3].weights, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["attention", "value", "occlusion", "contrast", "context"])
+@pytest.mark.parametrize(
+    "method", ["attention", "value", "relevance", "occlusion", "contrast", "context"]
+)
 def test_other_segments_have_their_share(tiny, memory, method):
     words = 3 * torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(3))
     both = Memory.concat([memory, word_memory(words, "tags", [["dog", "grass"]])])
@@ -272,3 +307,147 @@ def test_only_earlier_words_explain_a_map_and_the_first_is_whole(tiny, memory):
     assert short[1].mass == pytest.approx(plain[1].mass)
     for before, after in zip(short, long):
         torch.testing.assert_close(before.weights, after.weights)
+
+
+def by_hand(captioner, text: Finished) -> torch.Tensor:
+    """Relevance of each slot to each token, `(T, S)`: Chefer's rules word by word, over a decoder written anew."""
+    decoder = captioner.model.decoder
+    heads = decoder.config.heads
+    length = text.sequence.shape[1]
+
+    def heads_of(x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), heads, -1).transpose(0, 1)  # (H, T, D / H)
+
+    x = decoder.token_embedding.weight[text.sequence[0]]
+    x = x + decoder.position_embedding.weight[:length]
+    kept = []
+    for sublayer in decoder.sublayers:
+        inside = sublayer.norm(x)
+        if sublayer.kind == "m":
+            x = x + sublayer.body(inside)
+            continue
+        source = inside if sublayer.kind == "s" else text.memory.tokens[0].clone()
+        keys, values = sublayer.body.key_value(source).chunk(2, dim=-1)
+        queries = heads_of(sublayer.body.query(inside))
+        scores = queries @ heads_of(keys).transpose(1, 2) / queries.shape[-1] ** 0.5
+        if sublayer.kind == "s":
+            late = torch.ones(length, length).triu(1).bool()
+            scores = scores.masked_fill(late, -1e9)
+        attention = scores.exp() / scores.exp().sum(dim=-1, keepdim=True)
+        attention.retain_grad()
+        kept.append((sublayer.kind, attention))
+        x = x + sublayer.body.out((attention @ heads_of(values)).transpose(0, 1).flatten(1))
+    logits = decoder.logits(decoder.final_norm(x))
+
+    rows = []
+    for i, token in enumerate(text.ids):
+        row = length - len(text.ids) + i - 1
+        for _, attention in kept:
+            attention.grad = None
+        logits[row, token].backward(retain_graph=True)
+        itself = torch.eye(length)
+        onto = torch.zeros(length, text.memory.tokens.shape[1])
+        for kind, attention in kept:
+            weights = torch.stack(
+                [(a * g).clamp(min=0) for a, g in zip(attention.detach(), attention.grad)]
+            ).mean(dim=0)
+            if kind == "s":
+                onto = onto + weights @ onto
+                itself = itself + weights @ itself
+                continue
+            mixed = itself - torch.eye(length)
+            sums = mixed.sum(dim=1, keepdim=True)
+            mixed = torch.where(sums > 0, mixed / sums, 0) + torch.eye(length)
+            onto = onto + mixed @ weights
+        rows.append(onto[row] / onto[row].sum())
+    return torch.stack(rows)
+
+
+def test_relevance_is_what_the_papers_rules_give_by_hand(tiny, memory):
+    text = text_about(tiny, memory, tuple(tiny.tokenizer.encode("a dog runs")))
+    expected = by_hand(tiny, text)
+    prompt = len(caption_prompt(tiny.tokenizer).ids)
+    actual = METHODS["relevance"].weigh(text, Choice())[0].patches[prompt:].flatten(1)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-3)
+    assert all(weight.grad is None for weight in tiny.model.vision.parameters())
+
+
+@torch.inference_mode()
+def test_relevance_is_to_be_had_where_no_graph_is_kept(tiny):
+    """As in a server: the image was encoded, and maps are asked for, in inference mode."""
+    image = tiny.encode(torch.rand(60, 90, 3).mul(255).byte().numpy())
+    maps = image.explain("yes", "is there a dog?").maps(method="relevance")
+    assert [m.role for m in maps] == ["question"] * 5 + ["answer"]
+    assert all(m.mass == pytest.approx(1, abs=1e-5) for m in maps)
+    assert max(m.weights.std() for m in maps) > 0
+
+
+def test_relevance_against_a_foil_is_another(tiny, memory):
+    text = text_about(tiny, memory, tuple(tiny.tokenizer.encode("a dog")))
+    plain, foiled, same = (
+        word_maps(text, "relevance", Choice(foil=foil))[1] for foil in (None, "cat", "dog")
+    )
+    assert not torch.allclose(plain.weights, foiled.weights, atol=1e-3)
+    assert same.mass == 0
+
+
+@pytest.fixture(scope="module")
+def with_vit(tiny) -> Captioner:
+    """A captioner whose encoder is a ViT with a class token, which its memory keeps."""
+    config = replace(
+        tiny.model.config,
+        vision=VisionConfig("test_vit", default_preprocess("test_vit", (96, 96)), prefix=True),
+        adapter=AdapterConfig("linear"),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VisionLanguageModel(config)
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.2)
+    return Captioner(model, tiny.tokenizer)
+
+
+def test_relevance_goes_back_through_a_vit(with_vit):
+    """By hand through timm's own unfused attention: each of its layers adds what it mixed."""
+    image = with_vit.encode(torch.rand(96, 96, 3).mul(255).byte().numpy())
+    answer = image.explain("dog")
+    (word,) = answer.maps(method="relevance")
+
+    model = with_vit.model
+    kept = []
+    blocks = model.vision.trunk.blocks
+    hooks = []
+    for block in blocks:
+        block.attn.fused_attn = False
+        hooks.append(block.attn.attn_drop.register_forward_hook(lambda *a: kept.append(a[2])))
+    memory = model.encode(with_vit.preprocess(image.picture)[0][None])
+    for block, hook in zip(blocks, hooks):
+        block.attn.fused_attn = True
+        hook.remove()
+    prompt = caption_prompt(with_vit.tokenizer).ids
+    with Watched() as watched:  # of a decoder it is checked above
+        decoded = model.decoder(torch.tensor([prompt]), model.project(memory))
+    logit = model.decoder.logits(decoded.hidden[0, -1])[answer.ids[0]]
+    attention = [*kept, *watched.probabilities]
+    gradients = torch.autograd.grad(logit, attention)
+    weighed = [(a * g).clamp(min=0).mean(dim=1)[0] for a, g in zip(attention, gradients)]
+    tokens = 1 + word.weights.numel()
+    mixed = torch.zeros(tokens, tokens)
+    for layer in weighed[: len(kept)]:
+        mixed = mixed + layer + layer @ mixed
+    back = mixed / mixed.sum(dim=1, keepdim=True) + torch.eye(tokens)
+    onto = relevance_of_slots("scsc", weighed[len(kept) :])[-1] @ back
+    onto = (onto / onto.sum()).detach()
+    assert word.elsewhere["class"] == pytest.approx(onto[0].item(), abs=1e-4)
+    torch.testing.assert_close(
+        word.weights.flatten(), onto[1:] / onto[1:].sum(), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_a_runtime_without_gradients_says_so(tiny):
+    image = Captioner(packed(tiny.model), tiny.tokenizer).encode(
+        torch.rand(60, 90, 3).mul(255).byte().numpy()
+    )
+    with pytest.raises(MethodError, match="gradients=True"):
+        image.explain("a dog").maps(method="relevance")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import bert_vocabulary, layer_outputs, photos, randomise, their_words, words
+from parity import bert_vocabulary, check_maps, layer_outputs, photos, randomise, their_words, words
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from vlm.captioner import Captioner
+from vlm.explain.maps import METHODS
 from vlm.prompts import QuestionError, caption_prompt, question_prompt
 from vlm.tokenizer import Tokenizer
 from vlm.weights.convert import read_foreign
@@ -292,6 +293,13 @@ def test_vqa_an_answers_map_is_two_hops(vqa, asker):
     torch.testing.assert_close(maps[-1].weights, expected / expected.sum(), atol=1e-4, rtol=1e-3)
     dog = hop_one[4].view(3, 3)
     torch.testing.assert_close(maps[3].weights, dog / dog.sum(), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_explains_captions_questions_and_answers(ours, asker, method):
+    photo = photos()[1]
+    check_maps(ours.encode(photo).explain("a red dog"), method, {"class"})
+    check_maps(asker.encode(photo).explain("red", QUESTIONS[0]), method, {"class"})
 
 
 def test_what_a_model_cannot_do_is_said(ours, asker):

@@ -12,13 +12,14 @@ from huggingface_hub import constants
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
-from parity import layer_outputs, photos, randomise, words
+from parity import check_maps, layer_outputs, photos, randomise, words
 from safetensors.torch import load_file
 from test_hub import cached
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from vlm.captioner import Captioner
+from vlm.explain.maps import METHODS
 from vlm.prompts import caption_prompt
 from vlm.weights import CheckpointError, coca
 from vlm.weights.convert import read_foreign
@@ -206,6 +207,12 @@ def test_a_map_is_two_hops(reference, ours, pixels):
     for word in image.explain("a red dog").maps():
         assert word.grid == (4, 4)
         assert word.weights.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_explains_over_two_hops(ours, method):
+    others = {"class"} if method == "relevance" else set()
+    check_maps(ours.encode(photos()[0]).explain("a red dog"), method, others)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import torch
 from parity import (
     WORDS,
     bert_vocabulary,
+    check_maps,
     layer_outputs,
     photos,
     randomise,
@@ -39,6 +40,7 @@ from transformers import (
 )
 
 from vlm.captioner import Captioner
+from vlm.explain.maps import METHODS
 from vlm.prompts import caption_prompt
 from vlm.weights import CheckpointError
 from vlm.weights.convert import read_foreign
@@ -303,3 +305,9 @@ def test_an_older_file_of_weights_gives_the_same_model(case, ours, tmp_path):
     model, _ = read_foreign(folder)
     assert torch.equal(model.decoder.head.weight, embeddings + 1)
     assert torch.equal(model.decoder.token_embedding.weight, embeddings)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_explains(ours, method):
+    prefix = {"class"} if ours.model.config.vision.prefix else set()
+    check_maps(ours.encode(photos()[0]).explain("a red dog"), method, prefix)

@@ -55,7 +55,11 @@ def faithfulness(
         list[Measure] | None, typer.Option(help="What to measure.", show_default="everything")
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="A method to judge.", show_default="all methods")
+        list[str] | None,
+        typer.Option(
+            help="A method to judge. With relevance all run on plain torch, which has gradients.",
+            show_default="all but relevance and pixels",
+        ),
     ] = None,
     stamps: Annotated[
         Path,
@@ -87,10 +91,12 @@ def faithfulness(
     from .evaluation.grounding.pointing import caption_seconds, first_photos, point
     from .evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 
-    methods = method or list(METHODS)
+    quick = [name for name, how in METHODS.items() if not how.gradients and not how.encodings]
+    methods = method or quick
     if unknown := [name for name in methods if name not in METHODS]:
         fail(f"there is no method {unknown[0]!r}; there are: {', '.join(METHODS)}")
-    captioner = load(model, device=device)
+    gradients = any(METHODS[name].gradients for name in methods)
+    captioner = load(model, device=device, gradients=gradients)
     judged = explainers(methods)
     pictures = Report(limit=1)
     tables = []

@@ -114,7 +114,13 @@ class EncodedImage:
         """Maps of the words of `ids`; see `Answer.maps`."""
         captioner = self.captioner
         finished = Finished(
-            captioner.model, captioner.tokenizer, self.memory, self.projected, tuple(ids), question
+            captioner.model,
+            captioner.tokenizer,
+            self.memory,
+            self.projected,
+            tuple(ids),
+            question,
+            lambda: captioner.preprocess(self.picture)[0],
         )
         return word_maps(finished, method, Choice(layer, head, tuple(heads), foil))
 

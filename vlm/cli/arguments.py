@@ -92,7 +92,9 @@ def given(search: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def load(name: str | None, device: str, openvino: bool, int8: bool) -> Captioner:
+def load(
+    name: str | None, device: str, openvino: bool, int8: bool, gradients: bool = False
+) -> Captioner:
     """The model that the options stand for."""
     # Hardly an object of an import is ever freed: looking for those takes a quarter of the time, at the end again.
     gc.disable()
@@ -100,4 +102,4 @@ def load(name: str | None, device: str, openvino: bool, int8: bool) -> Captioner
 
     gc.freeze()
     gc.enable()
-    return load(name, device, openvino, int8)
+    return load(name, device, openvino, int8, gradients)

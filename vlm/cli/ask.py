@@ -56,7 +56,8 @@ def explain(
         str,
         typer.Option(
             metavar="NAME",
-            help="What makes the maps: attention, value, occlusion, contrast or context (docs/explanations.md).",
+            help="What makes the maps: attention, value, relevance, occlusion, pixels, contrast or context; "
+            "docs/explanations.md has what they show.",
         ),
     ] = "attention",
     layer: Annotated[
@@ -76,7 +77,8 @@ def explain(
     foil: Annotated[
         str | None,
         typer.Option(
-            metavar="WORD", help="With --method contrast: why each word, and not this one."
+            metavar="WORD",
+            help="With --method contrast or relevance: why each word, and not this one.",
         ),
     ] = None,
     out: Annotated[
@@ -98,8 +100,8 @@ def explain(
     from vlm.explain.method import Choice
 
     choice = Choice(layer, head, _heads(heads), foil)
-    find_method(method, choice)  # what is wrong is told before a model is loaded
-    encoded = load(model, device, openvino, int8).encode(picture)
+    how = find_method(method, choice)  # what is wrong is told before a model is loaded
+    encoded = load(model, device, openvino, int8, how.gradients).encode(picture)
     if text is not None:
         answer = encoded.explain(text, question)
     elif question is not None:

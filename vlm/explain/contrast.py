@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from vlm.explain.finished import Finished
+from vlm.explain.hiding import logits_of
 from vlm.explain.method import Choice, Looks, MethodError
-from vlm.explain.occlusion import logits_with, looks_by_hiding
+from vlm.explain.occlusion import looks_by_hiding
 from vlm.prompts import clean_text
 
 
@@ -90,8 +91,7 @@ def _parting(own: Sequence[int], others: Sequence[int], start: int) -> Decision 
 
 
 def _runners_up(finished: Finished) -> list[Decision]:
-    real = finished.memory.real
-    (logits,) = logits_with(finished, real)  # (T + 1, V)
+    logits = logits_of(finished)
     ids = torch.tensor(finished.ids, device=logits.device)[:, None]
     others = logits[:-1].scatter(1, ids, float("-inf")).argmax(dim=1).tolist()
     return [Decision(i, own, other) for i, (own, other) in enumerate(zip(finished.ids, others))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +20,8 @@ from vlm.tokenizer import Tokenizer
 class Finished:
     """A caption (`question` None) or an answer about one image, its `memory` of batch 1 and what projects it.
 
-    `ids` are the text's tokens without prompt and end.
+    `ids` are the text's tokens without prompt and end; `pixels` makes what the encoder saw, `(3, H, W)`, where that is
+    still to be had.
     """
 
     model: Runtime
@@ -28,6 +30,7 @@ class Finished:
     projected: Projected
     ids: tuple[int, ...]
     question: str | None = None
+    pixels: Callable[[], Tensor] | None = None
 
     @cached_property
     def asked(self) -> Prompt:

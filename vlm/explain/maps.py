@@ -14,7 +14,9 @@ from vlm.explain.contrast import contrast
 from vlm.explain.finished import Finished
 from vlm.explain.method import NO_CHOICE, Choice, Looks, Method, MethodError
 from vlm.explain.occlusion import occlusion
+from vlm.explain.pixel_occlusion import pixel_occlusion
 from vlm.explain.raw_attention import raw_attention
+from vlm.explain.relevance import relevance
 from vlm.explain.value_norms import value_norms
 from vlm.tokenizer import Tokenizer
 
@@ -25,7 +27,9 @@ HEADS = frozenset({"layer", "head", "heads"})
 METHODS: dict[str, Method] = {
     "attention": Method(raw_attention, HEADS),
     "value": Method(value_norms, HEADS),
+    "relevance": Method(relevance, frozenset({"foil"}), gradients=True),
     "occlusion": Method(occlusion),
+    "pixels": Method(pixel_occlusion, encodings=True),
     "contrast": Method(contrast, frozenset({"foil"})),
     "context": Method(context, HEADS),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from vlm.errors import UserError
@@ -57,6 +58,18 @@ class Looks:
         """Those of some of the tokens."""
         return Looks(self.patches[rows], {name: s[rows] for name, s in self.others.items()})
 
+    def scaled(self, factors: Tensor) -> Looks:
+        """All shares of each token times a factor, `(T,)`."""
+        others = {name: share * factors for name, share in self.others.items()}
+        return Looks(self.patches * factors[:, None, None], others)
+
+    @staticmethod
+    def joined(parts: Sequence[Looks]) -> Looks:
+        """Those of several texts' tokens, one behind the other."""
+        names = parts[0].others
+        others = {name: torch.cat([part.others[name] for part in parts]) for name in names}
+        return Looks(torch.cat([part.patches for part in parts]), others)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -64,12 +77,14 @@ class Method:
 
     `weigh` takes a finished text and a choice, and gives looks for the tokens of the decoder's prompt and the text;
     where a reader reads the question apart, also for those of the question's prompt, else None. `reads` names what of a
-    choice it can keep to. With `gradients` it needs a model that has them; see `vlm.load`.
+    choice it can keep to. With `gradients` it needs a model that has them, see `vlm.load`; with `encodings` it encodes
+    the image anew for each patch, which takes seconds.
     """
 
     weigh: Callable[[Finished, Choice], tuple[Looks, Looks | None]]
     reads: frozenset[str] = frozenset()
     gradients: bool = False
+    encodings: bool = False
 
 
 def looks(memory: Memory, weights: Tensor) -> Looks:

@@ -122,17 +122,11 @@ class VisionLanguageModel(nn.Module):
         """An image's keys and values for what attends to it: the reader, where there is one, or the decoder."""
         return (self.decoder if self.reader is None else self.reader).project(memory)
 
-    def read(
-        self,
-        projected: Projected,
-        questions: Sequence[Sequence[int]],
-        image: Memory | None = None,
-    ) -> Memory:
+    def read(self, projected: Projected, questions: Sequence[Sequence[int]]) -> Memory:
         """What the reader makes of the ids of questions, `(R, T, D)`, for the decoder to attend to.
 
         `R` is a multiple of the projection's batch; shorter questions are padded in front, and the padding masked.
-        With the `image`'s own memory, `lift` says how each question token drew on the patches: the mean of the
-        reader's cross-attention. Raises ValueError when the model has no reader.
+        Raises ValueError when the model has no reader.
         """
         if self.reader is None:
             raise ValueError("this model has no reader; a question is a prompt of its decoder")
@@ -141,10 +135,5 @@ class VisionLanguageModel(nn.Module):
         sizes = torch.tensor([[len(ids)] for ids in questions], device=self.device)
         valid = torch.arange(length, device=self.device) >= length - sizes  # (R, T)
         ids = torch.tensor(padded, device=self.device)
-        decoded = self.reader(ids, projected, valid=valid, explicit=image is not None)
-        if image is None:
-            return Memory(decoded.hidden, (Segment("question", 0, length),), valid)
-        attention = torch.stack(decoded.cross_attention).mean(dim=(0, 2))  # (R, T, S)
-        segment = Segment("question", 0, length, image.image.grid)
-        lift = image.on_patches(attention).flatten(2)  # (R, T, P)
-        return Memory(decoded.hidden, (segment,), valid, lift)
+        hidden = self.reader(ids, projected, valid=valid).hidden
+        return Memory(hidden, (Segment("question", 0, length),), valid)

@@ -67,9 +67,4 @@ class Runtime(Protocol):
 
     def project(self, memory: Memory) -> Projected: ...
 
-    def read(
-        self,
-        projected: Projected,
-        questions: Sequence[Sequence[int]],
-        image: Memory | None = None,
-    ) -> Memory: ...
+    def read(self, projected: Projected, questions: Sequence[Sequence[int]]) -> Memory: ...

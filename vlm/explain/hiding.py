@@ -1,0 +1,93 @@
+"""A text run again with something of the image hidden, and what its tokens lose by that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from vlm.explain.finished import Finished
+from vlm.model.decoder import Projected
+
+WINDOW = 3  # cells a side of what is hidden at once
+BUDGET = 16_000_000  # numbers, 64 MB in float32: what the logits of one batch may take
+
+Score = Callable[[Tensor], Tensor]
+"""Logits `(N, T + 1, V)` of N passes over a text's tokens and its end to scores of the tokens, `(N, T)`."""
+
+
+def chosen_logprobs(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """Log-probabilities `(N, T)` of a text's tokens, of logits `(N, T + 1, V)`."""
+    logits = logits[:, : len(ids)].float()
+    index = torch.tensor(ids, device=logits.device).expand(len(logits), -1)[..., None]
+    return logits.gather(2, index)[..., 0] - logits.logsumexp(dim=-1)
+
+
+def squares(grid: tuple[int, int]) -> Tensor:
+    """Which cells the square of 3 x 3 around each covers, `(h * w, h * w)`; on a grid of no more than that, itself."""
+    reach = WINDOW // 2 if min(grid) > WINDOW else 0
+    cells = torch.arange(grid[0] * grid[1])
+    down = (cells // grid[1])[:, None] - cells // grid[1]
+    across = (cells % grid[1])[:, None] - cells % grid[1]
+    return (down.abs() <= reach) & (across.abs() <= reach)
+
+
+def with_slots(finished: Finished, shown: Tensor) -> Iterator[Projected]:
+    """The memory's projection with the slots `shown` `(N, S)` alone, in batches, as views of what is there."""
+    numbers = finished.sequence.shape[1] * finished.model.config.decoder.vocab_size
+    for part in shown.split(max(1, BUDGET // numbers)):
+        layers = tuple(
+            (keys.expand(len(part), -1, -1, -1), values.expand(len(part), -1, -1, -1))
+            for keys, values in finished.projected.layers
+        )
+        yield Projected(layers, part)
+
+
+@torch.inference_mode()
+def falls(
+    finished: Finished, variants: Iterable[Projected], score: Score
+) -> tuple[Tensor, Tensor | None]:
+    """How much less tokens have in each of W variants than in the one before these: `(T, W)`, of at least 0.
+
+    `variants` has `1 + W` rows in batches. For the tokens of the text it is the score; those of the prompt were not
+    predicted, and it is how far their last hidden state moves. With a reader also for those of the question's prompt,
+    `(Q, W)`, else None.
+    """
+    prompt = len(finished.prompt.ids)
+    scores, states, asked = [], [], []
+    for projected in variants:
+        hidden, read = _passes(finished, projected)
+        scores.append(score(_logits(finished, hidden)))
+        states.append(hidden[:, :prompt])
+        if read is not None:
+            asked.append(read)
+    by_score = torch.cat(scores)  # (1 + W, T)
+    lost = (by_score[:1] - by_score[1:]).clamp(min=0)
+    of_text = torch.cat([_moved(states), lost], dim=1).T
+    return of_text, _moved(asked).T if asked else None
+
+
+@torch.inference_mode()
+def logits_of(finished: Finished) -> Tensor:
+    """Logits `(T + 1, V)` of the text's tokens and its end, with nothing hidden."""
+    return _logits(finished, _passes(finished, finished.projected)[0])[0]
+
+
+def _logits(finished: Finished, hidden: Tensor) -> Tensor:
+    return finished.model.decoder.logits(hidden[:, len(finished.prompt.ids) - 1 :])
+
+
+def _passes(finished: Finished, projected: Projected) -> tuple[Tensor, Tensor | None]:
+    """Hidden states `(N, T, D)` of the text over N memories, and with a reader those of its question."""
+    model, count, read = finished.model, len(projected.layers[0][0]), None
+    if finished.question is not None and model.reader is not None:
+        memory = model.read(projected, [finished.asked.ids] * count)
+        projected, read = model.decoder.project(memory), memory.tokens
+    return model.decoder(finished.sequence.expand(count, -1), projected).hidden, read
+
+
+def _moved(states: list[Tensor]) -> Tensor:
+    """How far hidden states `(1 + W, T, D)`, in batches, lie from the first, `(W, T)`."""
+    every = torch.cat(states)
+    return (every[1:] - every[:1]).norm(dim=-1)
