@@ -284,14 +284,14 @@ def test_questions_are_answered_in_order_from_one_encoding(run, captioner, photo
     assert [record["question"] for record in records] == questions
     for record, answer in zip(records, expected):
         keys = {"image", "question", "answer", "confidence", "alternatives", "words", "ms"}
-        assert record.keys() == keys | {"score", "finished"}
+        assert record.keys() == keys | {"score", "finished", "image_effect", "blind"}
         assert record["image"] == str(photos / "2.jpg")
         assert record["answer"] == answer.text
         assert math.isclose(record["confidence"], answer.confidence, rel_tol=1e-3)
         others = [alternative["answer"] for alternative in record["alternatives"]]
         assert others == [other.text for other in answer.alternatives]
         assert all(a.keys() == {"answer", "confidence"} for a in record["alternatives"])
-        assert all(w.keys() == {"text", "logprob"} for w in record["words"])
+        assert all(w.keys() == {"text", "logprob", "image_effect"} for w in record["words"])
         assert record["ms"].keys() == {"encode", "decode"}
 
 
@@ -309,6 +309,7 @@ def test_an_answer_says_how_sure_it_is_and_what_else_it_might_be(run, photos, mo
         ms={},
         image=None,
         ids=(),
+        logprobs=(),
     )
     monkeypatch.setattr(
         vlm.EncodedImage, "ask_all", lambda self, questions, **_: [answer] * len(questions)

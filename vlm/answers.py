@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 # Types alone: what renders answers must not wait for torch.
@@ -36,6 +37,19 @@ class Alternative:
 
 
 @dataclass(frozen=True)
+class ImageEffect:
+    """What the image did for a text, in nats: its log-probability with the image less that without.
+
+    `total` is of the whole text, `words` of each word; near 0 language alone would have written it, and below 0 the
+    image spoke against it. Without an image the model gets `blind` in place of its patches: "zeros".
+    """
+
+    total: float
+    words: tuple[float, ...]
+    blind: str = "zeros"
+
+
+@dataclass(frozen=True)
 class Answer:
     """A caption, or the answer to `question`.
 
@@ -43,6 +57,7 @@ class Answer:
     `confidence`, in 0..1 the probability of the whole text, however tokens spell it. `alternatives` are the other
     candidates, best first. `finished` is False where the text was cut at its greatest length. `ms` are the
     milliseconds spent on "encode" and "decode". A pickled Answer leaves its image behind, and then has no maps.
+    `logprobs` are those of `ids`, and of the end where it `finished`.
     """
 
     text: str
@@ -55,6 +70,12 @@ class Answer:
     ms: dict[str, float]
     image: EncodedImage | None = field(repr=False, compare=False)
     ids: tuple[int, ...] = field(repr=False)
+    logprobs: tuple[float, ...] = field(repr=False)
+
+    @cached_property
+    def image_effect(self) -> ImageEffect:
+        """How much likelier the image made the text and each of its words: one pass, when it is first asked for."""
+        return self._image().effect_on(self)
 
     def maps(
         self,
@@ -103,11 +124,16 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: a caption with its "candidates" where there are several, or a question with its "answer"."""
+        effect = self.image_effect
         rest = {
             "score": self.score,
             "confidence": self.confidence,
             "finished": self.finished,
-            "words": [vars(word) for word in self.words],
+            "image_effect": effect.total,
+            "blind": effect.blind,
+            "words": [
+                {**vars(word), "image_effect": nats} for word, nats in zip(self.words, effect.words)
+            ],
             "ms": self.ms,
         }
         if self.question is not None:
@@ -129,7 +155,8 @@ class Answer:
         return self.image
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "image": None}
+        effect = self.image_effect  # which there is no image for any more where it goes
+        return {**self.__dict__, "image": None, "image_effect": effect}
 
     def __copy__(self) -> Answer:
         return self

@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from PIL import Image
 
-from vlm.answers import Answer, Progress, Word, candidates, progress, words_of
+from vlm.answers import Answer, ImageEffect, Progress, Word, candidates, progress, words_of
 from vlm.explain.finished import Finished
 from vlm.explain.maps import WordMap, word_maps
 from vlm.explain.method import Choice, Head
@@ -124,6 +125,19 @@ class EncodedImage:
         )
         return word_maps(finished, method, Choice(layer, head, tuple(heads), foil))
 
+    def effect_on(self, answer: Answer) -> ImageEffect:
+        """What the image did for an answer; see `Answer.image_effect`."""
+        captioner, question = self.captioner, answer.question
+        memory, projected = captioner.blind
+        unseen = replace(self, memory=memory, projected=projected)
+        start, (prompt,) = captioner.start([unseen], None if question is None else [question])
+        ids = [*answer.ids, *[captioner.tokenizer.end] * answer.finished]
+        logprobs = captioner.logprobs(start, prompt, ids)
+        blind = Hypothesis(answer.ids, logprobs, 0.0, answer.finished)
+        without = words_of(captioner.tokenizer, blind)
+        words = tuple(word.logprob - same.logprob for word, same in zip(answer.words, without))
+        return ImageEffect(sum(answer.logprobs) - sum(logprobs), words)
+
     def shrunk(self, side: int) -> EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""
         picture = self.picture.copy()
@@ -147,6 +161,16 @@ class Captioner:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.preprocess = model.config.vision.preprocess
+
+    @cached_property
+    def blind(self) -> tuple[Memory, Projected]:
+        """What the model sees where it is shown no image: zeros in place of all patches."""
+        height, width = self.preprocess.size
+        with torch.inference_mode():
+            pixels = torch.zeros(1, 3, height, width, device=self.model.device)
+            patches, grid = self.model.vision(pixels)
+            memory = self.model.remember(torch.zeros_like(patches), grid)
+            return memory, self.model.project(memory)
 
     def encode(self, source: ImageSource) -> EncodedImage:
         """Encode one image: a path, bytes, a PIL image or an array. Raises ImageError when it is none."""
@@ -252,16 +276,23 @@ class Captioner:
             raise QuestionError(
                 f"the text is too long: {len(ids)} tokens, and there is room for {room}"
             )
-        sequence = torch.tensor([[*prompt, *ids]], device=self.model.device)
-        hidden = self.model.decoder(sequence, projected).hidden[0, len(prompt) - 1 :]
-        logprobs = self.model.decoder.logits(hidden).log_softmax(dim=-1)  # (T + 1, V)
-        targets = torch.tensor([*ids, self.tokenizer.end], device=self.model.device)
-        chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()
+        chosen = self.logprobs(projected, prompt, [*ids, self.tokenizer.end])
         task = CAPTION if question is None else ANSWER
         score = sum(chosen) / len(chosen) ** task.length_penalty
-        hypothesis = Hypothesis(tuple(ids), tuple(chosen), score, True)
+        hypothesis = Hypothesis(tuple(ids), chosen, score, True)
         ms = (time.perf_counter() - start) * 1000
         return self.answer(image, question, [hypothesis], ms)
+
+    @torch.inference_mode()
+    def logprobs(
+        self, projected: Projected, prompt: Sequence[int], ids: Sequence[int]
+    ) -> tuple[float, ...]:
+        """The log-probability of each of some tokens that continue a prompt."""
+        sequence = torch.tensor([[*prompt, *ids[:-1]]], device=self.model.device)
+        hidden = self.model.decoder(sequence, projected).hidden[0, len(prompt) - 1 :]
+        logprobs = self.model.decoder.logits(hidden).log_softmax(dim=-1)  # (T, V)
+        targets = torch.tensor(ids, device=self.model.device)
+        return tuple(logprobs.gather(1, targets[:, None])[:, 0].tolist())
 
     def answer(
         self,
@@ -285,6 +316,7 @@ class Captioner:
             ms={"encode": image.encode_ms, "decode": decode_ms},
             image=image,
             ids=hypothesis.ids,
+            logprobs=hypothesis.logprobs,
         )
 
 

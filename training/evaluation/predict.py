@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from PIL import Image
 
 from vlm.captioner import BATCH, Captioner, EncodedImage
@@ -92,7 +91,6 @@ def with_all_captions(records: Iterable[Record]) -> list[Record]:
     ]
 
 
-@torch.inference_mode()
 def blind_image(captioner: Captioner) -> EncodedImage:
     """What a model that was trained with zeros in place of patches sees, whatever the image.
 
@@ -101,12 +99,11 @@ def blind_image(captioner: Captioner) -> EncodedImage:
     without images say little about what language alone can do.
     """
     height, width = captioner.preprocess.size
-    picture = Image.new("RGB", (width, height))
-    pixels, frame = captioner.preprocess(picture)
-    patches, grid = captioner.model.vision(pixels[None].to(captioner.model.device))
-    memory = captioner.model.remember(torch.zeros_like(patches), grid)
-    projected = captioner.model.project(memory)
-    return EncodedImage(captioner, picture, frame, memory, projected, encode_ms=0.0)
+    frame = captioner.preprocess.frame(width, height)
+    memory, projected = captioner.blind
+    return EncodedImage(
+        captioner, Image.new("RGB", (width, height)), frame, memory, projected, encode_ms=0.0
+    )
 
 
 def _encoded(
