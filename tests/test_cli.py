@@ -111,7 +111,11 @@ def test_json_is_one_object_a_line(run, captioner, photos):
         assert record["caption"] == alone.text
         assert math.isclose(record["score"], alone.score, abs_tol=1e-4)
         assert [word["text"] for word in record["words"]] == [word.text for word in alone.words]
-        assert all(w.keys() == {"text", "logprob"} and w["logprob"] <= 0 for w in record["words"])
+        for word, nats in zip(record["words"], alone.image_effect.words):
+            assert word.keys() == {"text", "logprob", "image_effect"}
+            assert word["logprob"] <= 0
+            assert math.isclose(word["image_effect"], nats, abs_tol=1e-4)
+        assert math.isclose(record["image_effect"], alone.image_effect.total, abs_tol=1e-3)
         assert record["ms"].keys() == {"encode", "decode"}
         assert all(isinstance(ms, float) and ms > 0 for ms in record["ms"].values())
 
@@ -323,9 +327,10 @@ def explained(result) -> dict:
     assert result.exit_code == 0, result.stderr
     (line,) = result.stdout.splitlines()
     record = json.loads(line)
-    assert record.keys() == {"image", "text", "words"}
+    assert record.keys() == {"image", "text", "words", "image_effect", "blind"}
     for word in record["words"]:
-        assert word.keys() == {"text", "role", "grid", "map", "mass", "elsewhere", "method"}
+        keys = {"text", "role", "grid", "map", "mass", "elsewhere", "method"}
+        assert word.keys() == (keys if word["role"] == "question" else keys | {"image_effect"})
         assert 0 <= word["mass"] <= 1
         weights = np.array(word["map"])
         assert weights.shape == tuple(word["grid"])

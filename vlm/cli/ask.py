@@ -114,8 +114,14 @@ def explain(
 
         sheet(encoded.picture, encoded.frame, maps).save(out)
     if as_json:
-        words = [word_map.to_dict() for word_map in maps]
-        print(json.dumps({"image": str(image), "text": answer.text, "words": words}), flush=True)
+        effect = answer.image_effect
+        nats = iter(effect.words)  # a question's words were given: the image did nothing for them
+        words = [
+            word.to_dict() | ({} if word.role == "question" else {"image_effect": next(nats)})
+            for word in maps
+        ]
+        said = {"text": answer.text, "image_effect": effect.total, "blind": effect.blind}
+        print(json.dumps({"image": str(image), **said, "words": words}), flush=True)
     else:
         print(answer.text, flush=True)
 
