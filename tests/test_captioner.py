@@ -5,6 +5,7 @@ import math
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,10 @@ import torch
 from PIL import Image
 
 import vlm
+from vlm.captioner import Captioner
+from vlm.engine import Engine
 from vlm.images import ImageError
+from vlm.model.config import CalibrationConfig
 from vlm.prompts import QuestionError
 from vlm.weights.hub import bundled_folder
 
@@ -249,3 +253,46 @@ def test_what_is_no_list_of_questions_or_images_is_said(tiny, photos):
 
 def test_no_questions_have_no_answers(tiny, photos):
     assert tiny.encode(photos[0]).ask_all([]) == []
+
+
+@pytest.fixture
+def calibrated(tiny):
+    """`tiny`, with temperatures of answers and of captions."""
+    model = copy.copy(tiny.model)
+    model.config = replace(model.config, calibration=CalibrationConfig(answers=3.0, captions=0.5))
+    return Captioner(model, tiny.tokenizer)
+
+
+def test_a_calibrated_model_says_the_same_less_or_more_surely(tiny, calibrated, photos):
+    own, told = tiny.encode(photos[0]), calibrated.encode(photos[0])
+    caption, surer = own.caption(), told.caption()
+    assert (caption.text, caption.score) == (surer.text, pytest.approx(surer.score))
+    assert caption.confidence < surer.confidence
+    greedy = {"beams": 1}
+    answer, unsure = own.ask(QUESTIONS[0], **greedy), told.ask(QUESTIONS[0], **greedy)
+    assert answer.text == unsure.text
+    assert answer.confidence > unsure.confidence
+
+
+def test_a_text_is_as_sure_typed_in_as_said_and_streamed(calibrated, photos):
+    image = calibrated.encode(photos[0])
+    for question, said in (
+        (None, image.caption()),
+        (QUESTIONS[0], image.ask(QUESTIONS[0], beams=1)),
+    ):
+        typed = image.explain(said.text, question)
+        if said.finished and typed.ids == said.ids:
+            assert typed.confidence == pytest.approx(said.confidence, rel=1e-3)
+        *_, last = image.follow(question, beams=3 if question is None else 1)
+        assert last.answer.confidence == pytest.approx(said.confidence, rel=1e-3)
+        words = [word.logprob for word in said.words]
+        assert [w.logprob for w in last.answer.words] == pytest.approx(words, abs=1e-4)
+
+
+def test_answers_in_one_engine_are_calibrated_as_alone(calibrated, photos):
+    image = calibrated.encode(photos[0])
+    with Engine(calibrated) as engine:
+        asked = engine.ask("me", image, QUESTIONS[0]).result()
+        caption = engine.caption("me", image).result()
+    assert asked.confidence == pytest.approx(image.ask(QUESTIONS[0]).confidence, rel=1e-3)
+    assert caption.confidence == pytest.approx(image.caption().confidence, rel=1e-3)

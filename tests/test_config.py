@@ -49,6 +49,9 @@ def test_survives_json():
         ("decoder.pattern", "sxm", "decoder.pattern must be made of the letters s, c and m"),
         ("decoder", None, "decoder must be a mapping, not None"),
         ("vision", 3, "vision must be a mapping, not 3"),
+        ("calibration.answers", 0, "calibration.answers must be positive and finite, not 0"),
+        ("calibration.answer", 2, r"unknown key calibration.answer; did you mean answers\?"),
+        ("calibration", None, "calibration must be a mapping, not None"),
         ("vision.name", "", "vision.name must be the name of a timm model, not ''"),
         ("vision.norm_eps", 0, "vision.norm_eps must be positive and finite, not 0"),
         ("vision.options", "depth=3", "vision.options must be a mapping"),
@@ -119,3 +122,10 @@ def test_a_missing_key_is_named():
     del values["decoder"]
     with pytest.raises(ConfigError, match="decoder"):
         ModelConfig.from_dict(values)
+
+
+def test_a_checkpoint_of_before_calibration_tells_its_own_probabilities():
+    values = CONFIG.to_dict()
+    del values["calibration"]
+    calibration = ModelConfig.from_dict(values).calibration
+    assert (calibration.answers, calibration.captions) == (1, 1)

@@ -323,3 +323,22 @@ def test_a_search_that_nobody_wants_ends():
         decoder, project(decoder), [[START]], END, PAD, Options(), wanted=lambda prompt: False
     )
     assert len(list(steps)) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"beams": 3, "candidates": 3}, {"sample": True, "seed": 1}]
+)
+def test_calibration_changes_probabilities_and_no_word(options):
+    decoder = make()
+    projected = project(decoder)
+    options = Options(max_tokens=6, **options)
+    own = generate(decoder, projected, [[START]], END, PAD, options)[0]
+    flat = generate(decoder, projected, [[START]], END, PAD, options, calibration=4.0)[0]
+    assert [h.ids for h in own] == [h.ids for h in flat]
+    assert [h.score for h in own] == pytest.approx([h.score for h in flat], abs=1e-6)
+    for hypothesis in flat:
+        ids = [*hypothesis.ids, END] if hypothesis.finished else list(hypothesis.ids)
+        hidden = decoder(torch.tensor([[START, *ids]])[:, :-1], projected).hidden[0]
+        expected = (decoder.logits(hidden) / 4).log_softmax(-1)
+        chosen = expected.gather(1, torch.tensor(ids)[:, None])[:, 0].tolist()
+        assert list(hypothesis.logprobs) == pytest.approx(chosen, abs=1e-5)

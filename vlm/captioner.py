@@ -74,7 +74,7 @@ class EncodedImage:
         start = time.perf_counter()
         asked = None if question is None else [question]
         projected, prompts = self.captioner.start([self], asked)
-        for (hypotheses,) in self.captioner.steps(projected, prompts, chosen):
+        for (hypotheses,) in self.captioner.steps(projected, prompts, chosen, question is not None):
             yield progress(self.captioner.tokenizer, hypotheses)
         ms = (time.perf_counter() - start) * 1000
         answer = self.captioner.answer(self, question, hypotheses, ms)
@@ -132,7 +132,8 @@ class EncodedImage:
         unseen = replace(self, memory=memory, projected=projected)
         start, (prompt,) = captioner.start([unseen], None if question is None else [question])
         ids = [*answer.ids, *[captioner.tokenizer.end] * answer.finished]
-        logprobs = captioner.logprobs(start, prompt, ids)
+        calibration = captioner.calibration(question is not None)
+        logprobs = captioner.logprobs(start, prompt, ids, calibration)
         blind = Hypothesis(answer.ids, logprobs, 0.0, answer.finished)
         without = words_of(captioner.tokenizer, blind)
         words = tuple(word.logprob - same.logprob for word, same in zip(answer.words, without))
@@ -241,11 +242,20 @@ class Captioner:
         projected: Projected,
         prompts: Sequence[Sequence[int]],
         options: Options,
+        answering: bool,
         wanted: Callable[[int], bool] = lambda prompt: True,
     ) -> Iterator[list[list[Hypothesis]]]:
-        """The hypotheses after each token; see `vlm.generate.stream`."""
+        """The hypotheses after each token, of answers or of captions; see `vlm.generate.stream`."""
         decoder, end, pad = self.model.decoder, self.tokenizer.end, self.tokenizer.pad
-        return stream(decoder, projected, prompts, end, pad, options, wanted=wanted)
+        calibration = self.calibration(answering)
+        return stream(
+            decoder, projected, prompts, end, pad, options, wanted=wanted, calibration=calibration
+        )
+
+    def calibration(self, answering: bool) -> float:
+        """What logits are divided by where the probabilities of answers, or of captions, are told."""
+        temperatures = self.model.config.calibration
+        return temperatures.answers if answering else temperatures.captions
 
     def write(
         self, images: Sequence[EncodedImage], questions: Sequence[str] | None, options: Options
@@ -255,7 +265,10 @@ class Captioner:
         start = time.perf_counter()
         projected, prompts = self.start(images, questions)
         end, pad = self.tokenizer.end, self.tokenizer.pad
-        results = generate(self.model.decoder, projected, prompts, end, pad, options)
+        calibration = self.calibration(questions is not None)
+        results = generate(
+            self.model.decoder, projected, prompts, end, pad, options, calibration=calibration
+        )
         ms = (time.perf_counter() - start) * 1000 / len(prompts)
         pairs = [(image, question) for image in images for question in asked]
         return [
@@ -276,21 +289,28 @@ class Captioner:
             raise QuestionError(
                 f"the text is too long: {len(ids)} tokens, and there is room for {room}"
             )
-        chosen = self.logprobs(projected, prompt, [*ids, self.tokenizer.end])
+        said = [*ids, self.tokenizer.end]
+        own = self.logprobs(projected, prompt, said)
+        calibrated = self.logprobs(projected, prompt, said, self.calibration(question is not None))
         task = CAPTION if question is None else ANSWER
-        score = sum(chosen) / len(chosen) ** task.length_penalty
-        hypothesis = Hypothesis(tuple(ids), chosen, score, True)
+        score = sum(own) / len(own) ** task.length_penalty
+        hypothesis = Hypothesis(tuple(ids), calibrated, score, True)
         ms = (time.perf_counter() - start) * 1000
         return self.answer(image, question, [hypothesis], ms)
 
     @torch.inference_mode()
     def logprobs(
-        self, projected: Projected, prompt: Sequence[int], ids: Sequence[int]
+        self,
+        projected: Projected,
+        prompt: Sequence[int],
+        ids: Sequence[int],
+        calibration: float = 1.0,
     ) -> tuple[float, ...]:
-        """The log-probability of each of some tokens that continue a prompt."""
+        """The log-probability of each of some tokens that continue a prompt, calibrated or the model's own."""
         sequence = torch.tensor([[*prompt, *ids[:-1]]], device=self.model.device)
         hidden = self.model.decoder(sequence, projected).hidden[0, len(prompt) - 1 :]
-        logprobs = self.model.decoder.logits(hidden).log_softmax(dim=-1)  # (T, V)
+        logits = self.model.decoder.logits(hidden)  # (T, V)
+        logprobs = (logits / calibration).log_softmax(dim=-1)
         targets = torch.tensor(ids, device=self.model.device)
         return tuple(logprobs.gather(1, targets[:, None])[:, 0].tolist())
 

@@ -242,7 +242,11 @@ class Engine:
         projected = Projected.stack([part for part, _ in begun])
         prompts = [prompt for _, (prompt,) in begun]
         steps = captioner.steps(
-            projected, prompts, searches[0].options, wanted=lambda row: not jobs[row].done
+            projected,
+            prompts,
+            searches[0].options,
+            answering=searches[0].question is not None,
+            wanted=lambda row: not jobs[row].done,
         )
         for step in steps:
             for row, hypotheses in enumerate(step):

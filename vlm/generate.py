@@ -22,7 +22,8 @@ Search = Generator[list[list["Hypothesis"]], Sequence[int] | None, None]
 class Hypothesis:
     """Words in the making: ids without the end token, and log-probabilities (natural) with the end's when finished.
 
-    `score` is what candidates are ranked by; `logprobs` are the model's own, before temperature and penalties.
+    `score` is what candidates are ranked by, of the model's own probabilities; `logprobs` are calibrated, of logits
+    that were divided by the `calibration` of the search, before its temperature and penalties.
     """
 
     ids: tuple[int, ...]
@@ -40,12 +41,14 @@ def stream(
     options: Options,
     seeds: Sequence[int] | None = None,
     wanted: Callable[[int], bool] = lambda prompt: True,
+    calibration: float = 1.0,
 ) -> Iterator[list[list[Hypothesis]]]:
     """Yield, after each token, every prompt's hypotheses that may still win, best first; the last yield is the result.
 
     Prompts of one image follow each other, and every image has as many: `len(prompts)` is a multiple of the
     projection's batch. `seeds`, one a prompt, stand in for `options.seed`, which all prompts share. The words of a
     single candidate, greedy or sampled, never change once yielded; of beams those stay on which all agree.
+    `calibration` changes the probabilities that words are given, and no word.
     A prompt that is not `wanted`, asked by its number after each token, leaves the batch with the hypotheses it has.
     Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
     """
@@ -61,10 +64,10 @@ def stream(
         min_tokens=min(options.min_tokens, room),
     )
     if options.beams > 1:
-        steps = _beam(decoder, projected, prompts, end, pad, options)
+        steps = _beam(decoder, projected, prompts, end, pad, options, calibration)
     else:
         chances = [options.seed] * len(prompts) if seeds is None else seeds
-        steps = _ancestral(decoder, projected, prompts, end, pad, options, chances)
+        steps = _ancestral(decoder, projected, prompts, end, pad, options, chances, calibration)
     results: list[list[Hypothesis]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
     going: list[int] | None = None
@@ -91,9 +94,10 @@ def generate(
     pad: int,
     options: Options,
     seeds: Sequence[int] | None = None,
+    calibration: float = 1.0,
 ) -> list[list[Hypothesis]]:
     """Every prompt's finished hypotheses, best first: `stream`, drained."""
-    steps = stream(decoder, projected, prompts, end, pad, options, seeds)
+    steps = stream(decoder, projected, prompts, end, pad, options, seeds, calibration=calibration)
     return deque(steps, maxlen=1).pop()
 
 
@@ -105,6 +109,7 @@ def _ancestral(
     pad: int,
     options: Options,
     seeds: Sequence[int | None],
+    calibration: float,
 ) -> Search:
     """Greedy decoding, or independent samples of each prompt."""
     state = _State.start(decoder, projected, prompts, pad, options.candidates)
@@ -120,22 +125,23 @@ def _ancestral(
         drawn = torch.stack(chances).to(device)  # (R, max_tokens)
     tokens = torch.empty(count, 0, dtype=torch.long, device=device)
     chosen_logprobs = torch.empty(count, 0, device=device)
+    totals = torch.zeros(count, device=device)  # of the model's own log-probabilities
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     for length in range(1, options.max_tokens + 1):
-        logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
         scores = _controlled(state.logits, tokens, length, end, options)
         chance = drawn[:, length - 1] if options.sample else None
         chosen = scores.argmax(dim=-1) if chance is None else _draw(scores, chance, options)
         chosen = chosen.masked_fill(finished, pad)
-        logprob = logprobs.gather(1, chosen[:, None])
+        own, calibrated = _logprobs(state.logits, calibration)  # (R, V)
+        totals = totals + own.gather(1, chosen[:, None])[:, 0].masked_fill(finished, 0.0)
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)
-        chosen_logprobs = torch.cat([chosen_logprobs, logprob], dim=1)
+        chosen_logprobs = torch.cat([chosen_logprobs, calibrated.gather(1, chosen[:, None])], dim=1)
         finished = finished | (chosen == end)
         going = yield _grouped(
             [
-                _hypothesis(ids, logs, end, done, options)
-                for ids, logs, done in zip(
-                    tokens.tolist(), chosen_logprobs.tolist(), finished.tolist()
+                _hypothesis(ids, logs, total, end, done, options)
+                for ids, logs, total, done in zip(
+                    tokens.tolist(), chosen_logprobs.tolist(), totals.tolist(), finished.tolist()
                 )
             ],
             options.candidates,
@@ -144,6 +150,7 @@ def _ancestral(
             rows = _rows(going, options.candidates, device)
             state = state.select(going, options.candidates)
             tokens, chosen_logprobs, finished = tokens[rows], chosen_logprobs[rows], finished[rows]
+            totals = totals[rows]
             if options.sample:
                 drawn = drawn[rows]
         if length == options.max_tokens or bool(finished.all()):
@@ -158,6 +165,7 @@ def _beam(
     end: int,
     pad: int,
     options: Options,
+    calibration: float = 1.0,
 ) -> Search:
     """Beam search; a prompt stops when its best running beam, ended now, would not beat its worst finished one."""
     beams, count = options.beams, len(prompts)
@@ -170,9 +178,9 @@ def _beam(
     finished: list[list[Hypothesis]] = [[] for _ in prompts]
     open_prompts = [True] * count
     for length in range(1, options.max_tokens + 1):
-        logprobs = state.logits.log_softmax(dim=-1)  # (R, V)
+        own, calibrated = _logprobs(state.logits, calibration)  # (R, V)
         controlled = _controlled(state.logits, tokens, length, end, options)
-        ranked = logprobs if controlled is state.logits else controlled.log_softmax(dim=-1)
+        ranked = own if controlled is state.logits else controlled.log_softmax(dim=-1)
         # Of twice as many continuations at most half end, so enough are left to go on.
         likely, likely_tokens = ranked.topk(min(2 * beams, vocab_size), dim=1)  # (R, k)
         totals = (running.view(-1, 1) + likely).view(count, -1)  # (P, n * k)
@@ -181,7 +189,7 @@ def _beam(
         chosen = likely_tokens.view(count, -1).gather(1, flat)
         grown_tokens = torch.cat([tokens[parents], chosen[..., None]], dim=-1)  # (P, 2 * n, T)
         grown_logprobs = torch.cat(
-            [token_logprobs[parents], logprobs[parents, chosen][..., None]], dim=-1
+            [token_logprobs[parents], calibrated[parents, chosen][..., None]], dim=-1
         )
         ends = (chosen == end) | (length == options.max_tokens)
         for prompt in [i for i in range(count) if open_prompts[i]]:
@@ -319,6 +327,12 @@ def _rows(prompts: Sequence[int], copies: int, device: torch.device) -> Tensor:
     return (first + torch.arange(copies, device=device)).flatten()
 
 
+def _logprobs(logits: Tensor, calibration: float) -> tuple[Tensor, Tensor]:
+    """The model's own log-probabilities of logits `(..., V)`, and the calibrated ones."""
+    own = logits.log_softmax(dim=-1)
+    return own, own if calibration == 1 else (logits / calibration).log_softmax(dim=-1)
+
+
 def _controlled(logits: Tensor, tokens: Tensor, length: int, end: int, options: Options) -> Tensor:
     """Logits after repetition control and the minimum length."""
     if options.repetition_penalty != 1 and tokens.shape[1]:
@@ -378,13 +392,13 @@ def _chances(seed: int | None, candidate: int, count: int) -> Tensor:
 
 
 def _hypothesis(
-    ids: list[int], logprobs: list[float], end: int, done: bool, options: Options
+    ids: list[int], logprobs: list[float], total: float, end: int, done: bool, options: Options
 ) -> Hypothesis:
     """A row up to its end token; what follows the end is padding."""
     length = ids.index(end) + 1 if done else len(ids)
-    kept = logprobs[:length]
     words = ids[: length - 1] if done else ids
-    return Hypothesis(tuple(words), tuple(kept), sum(kept) / length**options.length_penalty, done)
+    score = total / length**options.length_penalty
+    return Hypothesis(tuple(words), tuple(logprobs[:length]), score, done)
 
 
 def _grouped(hypotheses: list[Hypothesis], size: int) -> list[list[Hypothesis]]:

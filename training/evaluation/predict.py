@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,13 +21,15 @@ from ..data.report import Broken, Report
 class Prediction:
     """A caption, or the answer to the record's question, with its probability from 0 to 1.
 
-    `problem` says why there is no text, where the model could not read the question.
+    `uncalibrated` is an answer's probability without the checkpoint's temperature, where it has one. `problem` says why
+    there is no text, where the model could not read the question.
     """
 
     record: Record
     text: str
     confidence: float
     problem: str = ""
+    uncalibrated: float | None = None
 
 
 def predict_captions(
@@ -72,7 +75,9 @@ def predict_answers(
                     yield Prediction(record, "", 0.0, problems[record])
                 else:
                     answer = answer_of[record]
-                    yield Prediction(record, answer.text, answer.confidence)
+                    # An answer's score is its log-probability before calibration.
+                    own = math.exp(answer.score) if captioner.calibration(True) != 1 else None
+                    yield Prediction(record, answer.text, answer.confidence, uncalibrated=own)
 
 
 def by_image(records: Iterable[Record]) -> list[list[Record]]:

@@ -126,7 +126,8 @@ def evaluate_answers(
     With several human answers a question it is the official VQA accuracy. With one it is exact
     match, of answer sets where an answer is a comma-separated list, as in DAQUAR; both sides are
     compared in lower case after `clean_text`. `similarity` adds WUPS. "ECE" is the calibration
-    error of the model's probabilities, "ECE by chance" what a perfect model's would be at this
+    error of the model's probabilities, "ECE before calibration" that of
+    a calibrated checkpoint without its temperature, "ECE by chance" what a perfect model's would be at this
     number of questions, "accuracy@80%" the accuracy where only the most confident
     80 % of the questions are answered. Raises DataError as `check_references` does.
     """
@@ -152,6 +153,9 @@ def evaluate_answers(
     calibrated = calibration(confidences, points / 100)
     values = {name: metric.value for name, metric in resampled.items()}
     values["ECE"] = calibrated.ece
+    own = [p.confidence if p.uncalibrated is None else p.uncalibrated for p in predictions]
+    if any(p.uncalibrated is not None for p in predictions):
+        values["ECE before calibration"] = calibration(np.array(own), points / 100).ece
     values["ECE by chance"] = chance_ece(confidences)
     for coverage in COVERAGES:
         accuracy = accuracy_at_coverage(confidences, points / 100, coverage)

@@ -159,6 +159,21 @@ class TagsConfig:
 
 
 @dataclass(frozen=True)
+class CalibrationConfig:
+    """What the decoder's logits are divided by where probabilities are told: temperatures of answers and captions.
+
+    Above 1 the model is less sure than it says of itself. They are fitted on what it has not learnt from (Guo et al.,
+    2017) and change no search.
+    """
+
+    answers: Positive = 1.0
+    captions: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The whole model: what `config.json` holds.
 
@@ -173,6 +188,7 @@ class ModelConfig:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     reader: DecoderConfig | None = None
     tags: TagsConfig | None = None
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     tasks: Annotated[tuple[Task, ...], _TASKS] = ("caption", "vqa")
     licence: str = ""
 
