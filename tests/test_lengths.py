@@ -43,7 +43,7 @@ def test_a_text_counts_as_cut_exactly_where_its_row_lacks_the_end(tiny: Captione
 def test_sentences_say_how_many_where_and_how_long(tiny: Captioner) -> None:
     train = [
         group("a.png", (None, ("a dog", LONG))),
-        group("b.png", (None, ("<end>",)), ("what " * 90, ("yes",))),
+        group("b.png", ("is it?", ("...",)), ("what " * 90, ("yes",))),
         group("c.png", ("is it?", ("yes", "no", "."))),
     ]
     dev = [group("d.png", ("why " * 90, ("yes",)), ("is it?", ("no",)))]
@@ -53,7 +53,7 @@ def test_sentences_say_how_many_where_and_how_long(tiny: Captioner) -> None:
     assert cut.startswith("photos: 1 of 7 texts are cut at 24 tokens")
     assert "of a.png, takes" in cut
     assert wordless.startswith("photos: 2 of 7 texts have no word")
-    assert unread.startswith("photos: 1 of 2 questions cannot be read and are left out")
+    assert unread.startswith("photos: 1 of 3 questions cannot be read and are left out")
     assert "b.png: the question is too long" in unread
     assert dev_unread.startswith("photos: 1 of 2 dev questions cannot be read and count as wrong")
     assert "d.png: the question is too long" in dev_unread

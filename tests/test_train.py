@@ -299,7 +299,7 @@ def test_self_critical_training_is_a_second_stage(
     """References that are longer than the decoder, and one that has no word, are no hindrance."""
     photos = draw_photos(tmp_path / "photos", 20)
     (photos / "000.txt").write_text("a red circle on a white table " * 30)
-    (photos / "001.txt").write_text("<end> <pad>")
+    (photos / "001.txt").write_text("😀 ©")
     recipe = write_recipe(
         tmp_path / "r.yaml",
         photos,

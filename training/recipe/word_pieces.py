@@ -46,6 +46,7 @@ def prune(
     """
     config = config or TextConfig()
     known = original.get_vocab()
+    original.encode_special_tokens = True  # "[SEP]" in a text is text, as Tokenizer reads it
     used: Counter[str] = Counter()
     for text in texts:
         used.update(original.encode(text, add_special_tokens=False).tokens)
