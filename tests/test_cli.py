@@ -391,6 +391,16 @@ def test_layer_and_head_can_be_chosen(run, photos):
     np.testing.assert_allclose(np.mean(heads, axis=0), layers[1], atol=1e-3)
 
 
+def test_a_part_can_be_hidden_or_shown_alone(run, captioner, photos):
+    image = captioner.encode(photos / "2.jpg")
+    width, height = image.picture.size
+    box = (0, 0, width // 2, height)
+    text = ",".join(map(str, box))
+    for option, seen in (("--hide", image.without(box)), ("--only", image.region(box))):
+        record = explained(run("explain", photos / "2.jpg", option, text, "--json"))
+        assert record["text"] == seen.caption().text
+
+
 def test_models_lists_what_is_on_this_machine(run, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("vlm.weights.hub.bundled_folder", lambda: tmp_path / "assets")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -471,6 +481,13 @@ LONG = "why " * 2500
         (["explain", "photo.jpg", "--json", "--head", -1], "head must be 0 to 3"),
         (["explain", "photo.jpg", "--json", "--heads", "1:0,9:0"], "layer must be 0 to 1"),
         (["explain", "photo.jpg", "--json", "--heads", "1,0"], "pairs of numbers such as 1:0,2:5"),
+        (
+            ["explain", "photo.jpg", "--json", "--hide", "1,2,3"],
+            "--hide takes LEFT,TOP,RIGHT,BOTTOM",
+        ),
+        (["explain", "photo.jpg", "--json", "--only", "1,2,3,x"], "--only takes LEFT,TOP,RIGHT"),
+        (["explain", "photo.jpg", "--json", "--only", "9,9,1,1"], "less than its right"),
+        (["explain", "photo.jpg", "--json", "--hide", "0,0,9,9", "--only", "0,0,9,9"], "not both"),
         (["explain", "photo.jpg", "--json", "--method", "magic"], "there is no method 'magic'"),
         (["explain", "photo.jpg", "--json", "--method", "occlusion", "--layer", 1], "has no layer"),
         (["explain", "photo.jpg", "--out", "sheet.pdf"], ".png"),

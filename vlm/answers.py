@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vlm.captioner import EncodedImage
     from vlm.explain.maps import WordMap
     from vlm.explain.method import Head
+    from vlm.explain.regions import Box
     from vlm.generate import Hypothesis
     from vlm.tokenizer import Tokenizer, WordSpan
 
@@ -47,6 +48,34 @@ class ImageEffect:
     total: float
     words: tuple[float, ...]
     blind: str = "zeros"
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """What the model says with a part of the image hidden, its `answer`, beside what it said `before`.
+
+    `same` is the text that it said before, with the probabilities that it has without the part.
+    """
+
+    answer: Answer
+    before: Answer
+    same: Answer
+
+    @property
+    def changed(self) -> bool:
+        """Whether it says something else."""
+        return self.answer.text != self.before.text
+
+    @property
+    def lost(self) -> float:
+        """How many nats of log-probability the text has lost."""
+        return sum(self.before.logprobs) - sum(self.same.logprobs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        parts = {"before": self.before, "same": self.same, "answer": self.answer}
+        said = {name: part.to_dict() for name, part in parts.items()}
+        return {"changed": self.changed, "lost": self.lost, **said}
 
 
 @dataclass(frozen=True)
@@ -95,6 +124,28 @@ class Answer:
         return self._image().maps(
             self.ids, self.question, layer, head, method, heads=heads, foil=foil
         )
+
+    def what_if(
+        self,
+        hide: Box | None = None,
+        only: Box | None = None,
+        pixels: bool = False,
+        **options: Any,
+    ) -> WhatIf:
+        """What the model says with a region of the photo hidden, or with nothing `only` it shown.
+
+        A region is `(left, top, right, bottom)` in pixels. It is hidden in the memory, so the image is not encoded
+        again; with `pixels` it is painted over in the photo, see `EncodedImage.region`. `options` are those of a
+        caption or an answer. Raises RegionError when the region is none.
+        """
+        image = self._image()
+        if (box := hide if only is None else only) is None or None not in (hide, only):
+            raise ValueError("give one region, to hide or to show only it")
+        seen = image.without(box, pixels) if only is None else image.region(box, pixels)
+        asked = self.question
+        answer = seen.caption(**options) if asked is None else seen.ask(asked, **options)
+        same = image.captioner.score_ids(seen, self.ids, self.question, self.finished)
+        return WhatIf(answer, self, same)
 
     def overlay(
         self, word: str | int | None = None, method: str = "attention", **style: Any

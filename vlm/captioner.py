@@ -16,6 +16,7 @@ from vlm.answers import Answer, ImageEffect, Progress, Word, candidates, progres
 from vlm.explain.finished import Finished
 from vlm.explain.maps import WordMap, word_maps
 from vlm.explain.method import Choice, Head
+from vlm.explain.regions import Box, RegionError, filled, slots_shown
 from vlm.generate import Hypothesis, generate, stream
 from vlm.images import Frame, ImageError, ImageSource, load_image
 from vlm.model.decoder import Projected
@@ -44,6 +45,7 @@ class EncodedImage:
     memory: Memory
     projected: Projected
     encode_ms: float
+    whole: bool = True  # whether all of the picture's patches are shown
 
     def caption(self, **options: Any) -> Answer:
         """Caption the image; `options` are those of `vlm.Options`, three beams by default."""
@@ -121,23 +123,44 @@ class EncodedImage:
             self.projected,
             tuple(ids),
             question,
-            lambda: captioner.preprocess(self.picture)[0],
+            (lambda: captioner.preprocess(self.picture)[0]) if self.whole else None,
         )
         return word_maps(finished, method, Choice(layer, head, tuple(heads), foil))
 
+    def region(self, box: Box, pixels: bool = False) -> EncodedImage:
+        """The same with nothing shown but a box `(left, top, right, bottom)` of the picture's pixels.
+
+        Patches whose centre lies outside are hidden in the memory, and with them what it holds of the whole photo, such
+        as tags. Patches know a little of their neighbours: with `pixels` the rest of the picture is painted over and
+        the image encoded anew. Raises RegionError when the box is none, or holds no patch.
+        """
+        return self._shown(box, True, pixels)
+
+    def without(self, box: Box, pixels: bool = False) -> EncodedImage:
+        """The same with a box `(left, top, right, bottom)` of the picture hidden, as `region` hides the rest."""
+        return self._shown(box, False, pixels)
+
+    def _shown(self, box: Box, inside: bool, pixels: bool) -> EncodedImage:
+        if pixels:
+            if not self.whole:
+                raise RegionError(
+                    "some patches are hidden in the memory already; hide all in the picture, or all there"
+                )
+            preprocess = self.captioner.preprocess
+            return self.captioner.encode(filled(self.picture, self.frame, preprocess, box, inside))
+        shown = slots_shown(self.memory, self.frame, box, inside)
+        memory = replace(self.memory, mask=shown)
+        return replace(
+            self, memory=memory, projected=replace(self.projected, mask=shown), whole=False
+        )
+
     def effect_on(self, answer: Answer) -> ImageEffect:
         """What the image did for an answer; see `Answer.image_effect`."""
-        captioner, question = self.captioner, answer.question
-        memory, projected = captioner.blind
+        memory, projected = self.captioner.blind
         unseen = replace(self, memory=memory, projected=projected)
-        start, (prompt,) = captioner.start([unseen], None if question is None else [question])
-        ids = [*answer.ids, *[captioner.tokenizer.end] * answer.finished]
-        calibration = captioner.calibration(question is not None)
-        logprobs = captioner.logprobs(start, prompt, ids, calibration)
-        blind = Hypothesis(answer.ids, logprobs, 0.0, answer.finished)
-        without = words_of(captioner.tokenizer, blind)
-        words = tuple(word.logprob - same.logprob for word, same in zip(answer.words, without))
-        return ImageEffect(sum(answer.logprobs) - sum(logprobs), words)
+        blind = self.captioner.score_ids(unseen, answer.ids, answer.question, answer.finished)
+        words = tuple(w.logprob - same.logprob for w, same in zip(answer.words, blind.words))
+        return ImageEffect(sum(answer.logprobs) - sum(blind.logprobs), words)
 
     def shrunk(self, side: int) -> EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""
@@ -282,6 +305,17 @@ class Captioner:
         ids = text_ids(self.tokenizer, text)
         if not ids:
             raise QuestionError("the text to explain is empty; write one")
+        return self.score_ids(image, ids, question)
+
+    @torch.inference_mode()
+    def score_ids(
+        self,
+        image: EncodedImage,
+        ids: Sequence[int],
+        question: str | None,
+        finished: bool = True,
+    ) -> Answer:
+        """The probability that the model gives to a text's tokens, and where it `finished` to its end."""
         start = time.perf_counter()
         projected, (prompt,) = self.start([image], None if question is None else [question])
         room = self.model.config.decoder.max_length - len(prompt)
@@ -289,12 +323,12 @@ class Captioner:
             raise QuestionError(
                 f"the text is too long: {len(ids)} tokens, and there is room for {room}"
             )
-        said = [*ids, self.tokenizer.end]
+        said = [*ids, *[self.tokenizer.end] * finished]
         own = self.logprobs(projected, prompt, said)
         calibrated = self.logprobs(projected, prompt, said, self.calibration(question is not None))
         task = CAPTION if question is None else ANSWER
         score = sum(own) / len(own) ** task.length_penalty
-        hypothesis = Hypothesis(tuple(ids), calibrated, score, True)
+        hypothesis = Hypothesis(tuple(ids), calibrated, score, finished)
         ms = (time.perf_counter() - start) * 1000
         return self.answer(image, question, [hypothesis], ms)
 

@@ -17,6 +17,8 @@ from vlm.options import ANSWER, choose
 if TYPE_CHECKING:
     from PIL import Image
 
+REGION = "LEFT,TOP,RIGHT,BOTTOM"
+
 Photo = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
 
 
@@ -81,6 +83,12 @@ def explain(
             help="With --method contrast or relevance: why each word, and not this one.",
         ),
     ] = None,
+    hide: Annotated[
+        str | None, typer.Option(metavar=REGION, help="Hide a part of the photo, in pixels.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar=REGION, help="Show nothing but a part of the photo.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="The picture of all words to write.")
     ] = None,
@@ -101,7 +109,14 @@ def explain(
 
     choice = Choice(layer, head, _heads(heads), foil)
     how = find_method(method, choice)  # what is wrong is told before a model is loaded
+    if None not in (hide, only):
+        fail("give --hide or --only, and not both")
+    hidden, shown = _region("--hide", hide), _region("--only", only)
     encoded = load(model, device, openvino, int8, how.gradients).encode(picture)
+    if hidden is not None:
+        encoded = encoded.without(hidden)
+    if shown is not None:
+        encoded = encoded.region(shown)
     if text is not None:
         answer = encoded.explain(text, question)
     elif question is not None:
@@ -124,6 +139,19 @@ def explain(
         print(json.dumps({"image": str(image), **said, "words": words}), flush=True)
     else:
         print(answer.text, flush=True)
+
+
+def _region(option: str, text: str | None) -> tuple[float, ...] | None:
+    """The region that "0,0,320,240" names."""
+    if text is None:
+        return None
+    try:
+        edges = tuple(float(edge) for edge in text.split(","))
+    except ValueError:
+        edges = ()
+    if len(edges) != 4:
+        fail(f"{option} takes {REGION} in pixels, such as 0,0,320,240, not {text!r}")
+    return edges
 
 
 def _heads(text: str | None) -> tuple[tuple[int, int], ...]:

@@ -158,7 +158,11 @@ def _encoded(finished: Finished, model: VisionLanguageModel) -> tuple[Memory, li
     mask, lift = (None if x is None else x.clone() for x in (memory.mask, memory.lift))
     tokens = memory.tokens.clone().requires_grad_()
     fused = any(hasattr(module, "fused_attn") for module in model.vision.modules())  # timm's name
-    if finished.pixels is not None and fused:
+    if fused:
+        if finished.pixels is None:
+            raise MethodError(
+                "relevance goes back through the encoder, which needs the whole photo"
+            )
         with Watched() as watched:
             patches, grid = model.vision(finished.pixels().to(model.device)[None].requires_grad_())
         if _of_all_to_all(watched.probabilities):

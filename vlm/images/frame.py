@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,6 +46,18 @@ class Frame:
         left, top, right, bottom = self.box
         rows = _shares(top, bottom, grid[0], self.height)
         return rows, _shares(left, right, grid[1], self.width)
+
+    def cells(self, box: Sequence[float], grid: tuple[int, int]) -> np.ndarray:
+        """Which patches of a grid `(h, w)` have their centre in a box `(left, top, right, bottom)` of the image."""
+        rows = _centres(self.box[1], self.box[3], grid[0])
+        columns = _centres(self.box[0], self.box[2], grid[1])
+        down = (rows >= box[1]) & (rows < box[3])
+        across = (columns >= box[0]) & (columns < box[2])
+        return down[:, None] & across
+
+
+def _centres(start: float, stop: float, cells: int) -> np.ndarray:
+    return start + (stop - start) * (np.arange(cells) + 0.5) / cells
 
 
 def _shares(start: float, stop: float, cells: int, pixels: int) -> np.ndarray:
