@@ -29,8 +29,12 @@ NAMES = """
 SMALLEST = set(NAMES.split())
 # Layers fewer than the smallest has.
 OPTIONS = {"deepseek_vit": {"depth": 2}, "gemma4_vit": {"depth": 2}}
-# Where small images have too few patches to tell places by.
-SIZES = {"inception_v3": (256, 384), "inception_v4": (256, 384)}
+# Where small images have too few patches to tell places by, or have to be a multiple of the patch.
+SIZES = {
+    "deepseek_vit": (126, 210),
+    "inception_v3": (256, 384),
+    "inception_v4": (256, 384),
+}
 # Those whose random weights let every patch see all of the image alike: their order is not to be seen.
 GLOBAL = ("efficientvit_mit", "levit")
 REFUSED = {
