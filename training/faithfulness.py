@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SCENES = 200
 TUNING = 100  # train photos by which each method's boxes get their level
+CHECKED = 50  # photos that are mirrored, moved and saved anew, and explained by destroyed models
 PHOTOS = 100  # whose pictures are changed; each change is encoded anew
 GONE = {"mean": "the mean colour", "blur": "blurred"}
 
@@ -33,6 +34,7 @@ class Measure(StrEnum):
     scenes = "scenes"
     curves = "curves"
     captions = "captions"
+    sanity = "sanity"
 
 
 class Phrase(StrEnum):
@@ -86,9 +88,15 @@ def faithfulness(
     from .data.report import Report
     from .evaluation.grounding.curves import FILLS, curves
     from .evaluation.grounding.explainers import BASELINES, explainers
-    from .evaluation.grounding.grounding_tables import curves_table, f1_table, pointing_table
+    from .evaluation.grounding.grounding_tables import (
+        curves_table,
+        f1_table,
+        pointing_table,
+        sanity_table,
+    )
     from .evaluation.grounding.localised import Classes, best_level, localise
     from .evaluation.grounding.pointing import caption_seconds, first_photos, point
+    from .evaluation.grounding.sanity import check
     from .evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 
     quick = [name for name, how in METHODS.items() if not how.gradients and not how.encodings]
@@ -140,6 +148,11 @@ def faithfulness(
             curved = curves(captioner, photos, judged, fill, pictures)
             title = f"Deletion and insertion, Flickr8k {split}, what is gone is {GONE[fill]}"
             tables.append(curves_table(title, curved, list(BASELINES)))
+    if Measure.sanity in wanted:
+        photos = first_photos(entities(data, split), min(CHECKED, limit or CHECKED))
+        plain = captioner if gradients else load(model, device=device, gradients=True)
+        title = f"What changes a map, Flickr8k {split}"
+        tables.append(sanity_table(title, check(plain, photos, judged, pictures)))
     if as_json:
         print(json.dumps([table.to_dict() for table in tables]))
     else:

@@ -143,6 +143,26 @@ def f1_table(
     return Table(title, columns, tuple(rows), note)
 
 
+def sanity_table(title: str, found: Mapping[str, Mapping[str, Metric]]) -> Table:
+    """Rank correlations of each method under each check."""
+    checks = list(dict.fromkeys(what for by_what in found.values() for what in by_what))
+    rows = []
+    for name, by_what in found.items():
+        cells = []
+        for what in checks:
+            interval = bootstrap_interval(by_what[what])
+            cells.append(f"{by_what[what].value:.2f} ({interval.low:.2f} to {interval.high:.2f})")
+        rows.append((name, *cells))
+    photos = max(len(metric.rows) for by_what in found.values() for metric in by_what.values())
+    note = (
+        "Spearman's correlation of a word's map with its map when something is changed, over the last words of phrases "
+        f"in human captions of {photos:,} photos. Another word or picture, or layers whose weights are shuffled, ought "
+        "to change a map (low is good); a picture that is mirrored, moved or saved as a JPEG of low quality ought not "
+        "(high is good)."
+    )
+    return Table(title, ("map", *checks), tuple(rows), note)
+
+
 _POOLED: Mapping[Pooling, str] = {
     "mean": "the mean of its words'",
     "max": "the highest of its words' at each place",
