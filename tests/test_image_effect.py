@@ -5,10 +5,16 @@ from __future__ import annotations
 import pickle
 from copy import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
+from training.prepare import app as prepare
 from vlm.captioner import Captioner
+from vlm.runtimes.packed import packed
+from vlm.weights.store import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +73,33 @@ def test_it_goes_along_where_the_image_does_not(image):
         pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(answer)))).image_effect
         == answer.image_effect
     )
+
+
+def test_a_checkpoint_that_holds_the_mean_image_is_shown_that_instead(tiny, image, tmp_path):
+    """Against the pipeline by hand, and through a file."""
+    folder = tmp_path / "photos" / "train"
+    folder.mkdir(parents=True)
+    pixels = []
+    for i in range(3):
+        picture = Image.fromarray(
+            np.random.default_rng(i).integers(256, size=(50, 70, 3), dtype=np.uint8)
+        )
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a dog")
+        pixels.append(tiny.preprocess(picture)[0])
+    save_checkpoint(tmp_path / "plain", tiny.model, tiny.tokenizer, torch.float32)
+    arguments = ["mean", tmp_path / "plain", tmp_path / "photos", tmp_path / "out"]
+    result = CliRunner().invoke(prepare, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    assert "the mean of 3 images" in result.output
+    seeing = Captioner(*load_checkpoint(tmp_path / "out"))
+    with torch.inference_mode():
+        patches, grid = tiny.model.vision(torch.stack(pixels))
+        memory = tiny.model.remember(patches.mean(dim=0, keepdim=True), grid)
+    torch.testing.assert_close(seeing.blind[0].tokens, memory.tokens, atol=1e-2, rtol=1e-2)
+    answer, plain = (c.encode(image.picture).explain("a dog") for c in (seeing, tiny))
+    assert answer.score == pytest.approx(plain.score, abs=1e-2)
+    assert answer.image_effect.blind == "mean"
+    assert abs(answer.image_effect.total - plain.image_effect.total) > 1e-2
+    same = Captioner(packed(seeing.model), tiny.tokenizer).encode(image.picture).explain("a dog")
+    assert same.image_effect.total == pytest.approx(answer.image_effect.total, abs=1e-3)

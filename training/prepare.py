@@ -92,6 +92,38 @@ def scenes(
 
 @app.command()
 @clear_errors("train")
+def mean(
+    checkpoint: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
+    path: SourcePath,
+    out: Annotated[Path, typer.Argument(help="The folder to write the checkpoint to.")],
+    split: Annotated[str, typer.Option(help="The split whose images are averaged.")] = "train",
+    limit: Annotated[int, typer.Option(min=1, help="How many of them, from the first.")] = 1000,
+    format: Format = None,
+    images: Images = None,
+    option: ReaderOptions = None,
+    broken: Limit = 0.05,
+) -> None:
+    """Give a checkpoint the mean of its training images, which stands in where it is shown none.
+
+    Do it again where the encoder has learnt since.
+    """
+    from vlm.weights.hub import find
+    from vlm.weights.store import load_checkpoint, save_checkpoint
+
+    from .data.mean_image import with_mean_image
+
+    pictures = Report(broken)
+    records = read_all(path, format, split, images, option, Report(broken))
+    refs = list({record.image.key: record.image for record in records}.values())[:limit]
+    model, tokenizer = load_checkpoint(find(checkpoint))
+    save_checkpoint(out, with_mean_image(model, refs, pictures), tokenizer)
+    console.print(f"the mean of {pictures.good:,} images is in {out}")
+    if not pictures.complete:
+        console.print(f"images: {pictures.summary()}", markup=False, highlight=False)
+
+
+@app.command()
+@clear_errors("train")
 def files(
     path: SourcePath,
     split: Annotated[str, typer.Option(help="The split whose images are listed.")] = "test",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 # Types alone: what renders answers must not wait for torch.
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ class ImageEffect:
     """What the image did for a text, in nats: its log-probability with the image less that without.
 
     `total` is of the whole text, `words` of each word; near 0 language alone would have written it, and below 0 the
-    image spoke against it. Without an image the model gets `blind` in place of its patches: "zeros".
+    image spoke against it. Without an image the model gets `blind` in place of its patches: the "mean" of its training
+    images, where its checkpoint holds that, else "zeros".
     """
 
     total: float
     words: tuple[float, ...]
-    blind: str = "zeros"
+    blind: Literal["mean", "zeros"]
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,9 @@ class EncodedImage:
         unseen = replace(self, memory=memory, projected=projected)
         blind = self.captioner.score_ids(unseen, answer.ids, answer.question, answer.finished)
         words = tuple(w.logprob - same.logprob for w, same in zip(answer.words, blind.words))
-        return ImageEffect(sum(answer.logprobs) - sum(blind.logprobs), words)
+        total = sum(answer.logprobs) - sum(blind.logprobs)
+        has_mean = self.captioner.model.mean_patches is not None
+        return ImageEffect(total, words, "mean" if has_mean else "zeros")
 
     def shrunk(self, side: int) -> EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""
@@ -188,12 +190,14 @@ class Captioner:
 
     @cached_property
     def blind(self) -> tuple[Memory, Projected]:
-        """What the model sees where it is shown no image: zeros in place of all patches."""
+        """What the model sees where it is shown no image: its mean patches, or zeros where it holds none."""
         height, width = self.preprocess.size
         with torch.inference_mode():
             pixels = torch.zeros(1, 3, height, width, device=self.model.device)
             patches, grid = self.model.vision(pixels)
-            memory = self.model.remember(torch.zeros_like(patches), grid)
+            mean = self.model.mean_patches
+            patches = torch.zeros_like(patches) if mean is None else mean[None].to(patches.dtype)
+            memory = self.model.remember(patches, grid)
             return memory, self.model.project(memory)
 
     def encode(self, source: ImageSource) -> EncodedImage:

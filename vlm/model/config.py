@@ -179,7 +179,8 @@ class ModelConfig:
 
     By default a question is a prompt, which the answer continues, and the decoder attends to the image. With a
     `reader`, the reader attends to the image as it reads the question, and the decoder to what the reader made of it.
-    With `tags`, words for what the image shows are in the memory beside its patches.
+    With `tags`, words for what the image shows are in the memory beside its patches. `mean_patches` is how many patches
+    the weights hold of a mean image, which stands in where no image is shown; with 0 they hold none.
     """
 
     vision: VisionConfig
@@ -188,6 +189,7 @@ class ModelConfig:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     reader: DecoderConfig | None = None
     tags: TagsConfig | None = None
+    mean_patches: Natural = 0
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     tasks: Annotated[tuple[Task, ...], _TASKS] = ("caption", "vqa")
     licence: str = ""

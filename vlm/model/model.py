@@ -81,6 +81,8 @@ class VisionLanguageModel(nn.Module):
     Without `initialise` the text layers' weights are left on the meta device, for `load_state_dict(assign=True)`.
     """
 
+    mean_patches: Tensor | None
+
     def __init__(
         self, config: ModelConfig, pretrained_vision: bool = False, initialise: bool = True
     ) -> None:
@@ -100,6 +102,11 @@ class VisionLanguageModel(nn.Module):
             if (tags := config.tags) is not None:
                 width, dropout = config.decoder.width, config.decoder.dropout
                 self.tagger = Tagger(tags, self.vision.width, width, memory_width, dropout)
+            mean = None
+            if config.mean_patches:  # (N, D)
+                width = self.vision.width + 4 * self.vision.detail_width
+                mean = torch.zeros(config.mean_patches, width)
+            self.register_buffer("mean_patches", mean)
             self.reader = None if config.reader is None else Decoder(config.reader)
             self.decoder = Decoder(config.decoder)
 
