@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from training.evaluation.grounding.pointing import first_photos, over_photos, pe
 from training.evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 from training.evaluation.metrics.statistics import bootstrap_interval
 from training.faithfulness import app
+from vlm.weights.store import load_checkpoint
 
 MEAN = (124, 116, 104)  # of ImageNet, by which the encoder normalises
 TRAIN = tuple(f"{number}_c.jpg" for number in range(3, 8))
@@ -346,9 +348,23 @@ def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_check
     assert names[: len(BASELINES)] == list(BASELINES)
     assert "attention" in names
     assert "4 phrases in 2 photos" in table["note"]
-    printed = CliRunner().invoke(app, [*arguments, "--limit", "1", "--method", "attention"])
+    card = flickr / "GROUNDING.md"
+    few = ["--limit", "1", "--method", "attention", "--card", str(card)]
+    printed = CliRunner().invoke(app, [*arguments, *few])
+    assert card.read_text().startswith("# Grounding card: tiny")
+    assert printed.stdout.strip() in card.read_text()
     assert "2 phrases in 1 photos" in printed.stdout
     assert "| attention |" in printed.stdout
+
+
+def test_the_command_writes_the_heads_that_it_chose(flickr, tiny_checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, folder)
+    ran = CliRunner().invoke(app, [str(folder), "--data", str(flickr), "--choose-heads"])
+    assert ran.exit_code == 0, ran.output
+    heads = load_checkpoint(folder)[0].config.decoder.alignment_heads
+    assert heads
+    assert f"alignment_heads: {list(heads)}" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -356,6 +372,8 @@ def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_check
     [
         (["--method", "tea leaves"], "tea leaves"),
         (["--split", "autumn"], "autumn"),
+        (["--card", "nowhere/card.md"], "no folder nowhere"),
+        (["--choose-heads", "--data", "nowhere"], "nowhere"),
         (["--data", "nowhere"], "nowhere"),
     ],
 )

@@ -75,6 +75,20 @@ def faithfulness(
         int | None, typer.Option(min=1, help="Only the first photos of each measure.")
     ] = None,
     device: Device = "auto",
+    choose_heads: Annotated[
+        bool,
+        typer.Option(
+            "--choose-heads",
+            help="Measure nothing, but write into MODEL, a folder, which heads its maps are made of: those that "
+            "look where hiding patches costs words of train captions most. No boxes are used.",
+        ),
+    ] = False,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.md", help="Write the tables as a grounding card, beside the model card."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Judge the maps of a model by every method, beside maps that know nothing of the words.
@@ -83,9 +97,11 @@ def faithfulness(
     """
     from vlm.explain.maps import METHODS
     from vlm.loading import load
+    from vlm.weights.hub import DEFAULT
 
     from .data.readers import read
     from .data.report import Report
+    from .evaluation.grounding import choose_heads as choose
     from .evaluation.grounding.curves import FILLS, curves
     from .evaluation.grounding.explainers import BASELINES, explainers
     from .evaluation.grounding.grounding_tables import (
@@ -93,12 +109,15 @@ def faithfulness(
         f1_table,
         pointing_table,
         sanity_table,
+        write_card,
     )
     from .evaluation.grounding.localised import Classes, best_level, localise
     from .evaluation.grounding.pointing import caption_seconds, first_photos, point
     from .evaluation.grounding.sanity import check
     from .evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
 
+    if card is not None and not card.parent.is_dir():
+        fail(f"--card: there is no folder {card.parent}")
     quick = [name for name, how in METHODS.items() if not how.gradients and not how.encodings]
     methods = method or quick
     if unknown := [name for name in methods if name not in METHODS]:
@@ -107,6 +126,14 @@ def faithfulness(
     captioner = load(model, device=device, gradients=gradients)
     judged = explainers(methods)
     pictures = Report(limit=1)
+    if choose_heads:
+        if model is None or not Path(model).is_dir():
+            fail("--choose-heads writes into the checkpoint MODEL: name its folder")
+        photos = first_photos(entities(data, "train"), limit or PHOTOS)
+        heads, agreed = choose.choose_heads(captioner, photos, pictures)
+        choose.write_heads(Path(model), heads)
+        print(f"alignment_heads: {heads}; their mean correlates with occlusion by {agreed:.2f}")
+        return
     tables = []
     wanted = measure or list(Measure)
     if measure is None and not stamps.is_dir():
@@ -153,6 +180,8 @@ def faithfulness(
         plain = captioner if gradients else load(model, device=device, gradients=True)
         title = f"What changes a map, Flickr8k {split}"
         tables.append(sanity_table(title, check(plain, photos, judged, pictures)))
+    if card is not None:
+        write_card(card, model or DEFAULT, tables)
     if as_json:
         print(json.dumps([table.to_dict() for table in tables]))
     else:
