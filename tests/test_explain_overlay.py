@@ -406,3 +406,17 @@ def test_other_refusals() -> None:
 def test_import_is_light() -> None:
     code = "import sys, vlm, vlm.explain.overlay; sys.exit({'torch', 'matplotlib'} & set(sys.modules) != set())"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_legend_names_what_made_the_map(monkeypatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(
+        "vlm.explain.overlay._write", lambda canvas, box, text, *style: written.append(text)
+    )
+    photo = Image.new("RGB", (60, 40))
+    frame = preprocess("squash").frame(60, 40)
+    word = WordMap("dog", "caption", torch.rand(2, 2), method="occlusion")
+    for draw in (lambda: overlay(photo, frame, word), lambda: sheet(photo, frame, [word])):
+        written.clear()
+        draw()
+        assert "occlusion (1 × = spread evenly)" in written

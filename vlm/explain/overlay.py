@@ -69,7 +69,7 @@ def overlay(
     canvas.paste(painted, ((width - photo.width) // 2, above))
     _label(canvas, word, (margin, 0, width - margin, above), round(1.3 * text))
     under = (margin, above + photo.height + margin, width - margin, canvas.height)
-    _legend(canvas, frame, under, text, scale, opacity)
+    _legend(canvas, frame, under, text, scale, opacity, word.method)
     return canvas
 
 
@@ -116,7 +116,8 @@ def sheet(
                     values = heat(frame, cell, photo.size)
                     canvas.paste(_painted(photo, values, scale, opacity), (x, y + label))
             y += down
-    _legend(canvas, frame, (gap, y + gap // 2, width - gap, height), text, scale, opacity)
+    under = (gap, y + gap // 2, width - gap, height)
+    _legend(canvas, frame, under, text, scale, opacity, maps[0].method)
     return canvas
 
 
@@ -174,7 +175,13 @@ def _cropped(frame: Frame) -> bool:
 
 
 def _legend(
-    canvas: Image.Image, frame: Frame, box: Box, text: int, scale: float, opacity: float
+    canvas: Image.Image,
+    frame: Frame,
+    box: Box,
+    text: int,
+    scale: float,
+    opacity: float,
+    method: str,
 ) -> None:
     """The colour scale as it looks on middle grey, its values, and what they count."""
     left, top, right, _ = box
@@ -195,7 +202,7 @@ def _legend(
         draw.text((even, line + 3), "1 ×", _INK, label, anchor="ma")
     line += round(1.4 * text)
     words = (left, line, right, line + round(1.4 * text))
-    _write(canvas, words, "attention (1 × = spread evenly)", size, _FAINT)
+    _write(canvas, words, f"{method} (1 × = spread evenly)", size, _FAINT)
     if _cropped(frame):
         line += round(1.4 * text)
         side = round(0.9 * text)
