@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from vlm.tokenizer import Tokenizer, WordSpan
 
 
+Verdict = Literal["sure", "unsure", "guess"]
+IN_WORDS: dict[Verdict, str] = {
+    "sure": "The model is sure.",
+    "unsure": "The model is not sure.",
+    "guess": "The model can't tell; this is a guess.",
+}
+
+
 @dataclass(frozen=True)
 class Word:
     """A word and the natural logarithm of its probability, given the words before it."""
@@ -87,7 +95,8 @@ class Answer:
     `confidence`, in 0..1 the probability of the whole text, however tokens spell it. `alternatives` are the other
     candidates, best first. `finished` is False where the text was cut at its greatest length. `ms` are the
     milliseconds spent on "encode" and "decode". A pickled Answer leaves its image behind, and then has no maps.
-    `logprobs` are those of `ids`, and of the end where it `finished`.
+    `logprobs` are those of `ids`, and of the end where it `finished`. `verdict` says how far to trust the text; it is
+    None where the checkpoint was never fitted to tell, as with those of other libraries.
     """
 
     text: str
@@ -101,6 +110,7 @@ class Answer:
     image: EncodedImage | None = field(repr=False, compare=False)
     ids: tuple[int, ...] = field(repr=False)
     logprobs: tuple[float, ...] = field(repr=False)
+    verdict: Verdict | None = None
 
     @cached_property
     def image_effect(self) -> ImageEffect:
@@ -180,6 +190,7 @@ class Answer:
         rest = {
             "score": self.score,
             "confidence": self.confidence,
+            "verdict": self.verdict,
             "finished": self.finished,
             "image_effect": effect.total,
             "blind": effect.blind,
@@ -249,12 +260,21 @@ def progress(tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> Progress
     return Progress(sure, words_of(tokenizer, leader)[len(sure) :])
 
 
+def with_verdict(line: str, answer: Answer) -> str:
+    """A line about an answer, which says where the model is not sure of it or only guesses."""
+    said = {"unsure": "not sure", "guess": "a guess: the model can't tell"}.get(
+        answer.verdict or ""
+    )
+    return f"{line} [{said}]" if said else line
+
+
 def answer_line(answer: Answer, with_question: bool) -> str:
     """The answer and the others that have a chance, as in "two (64 %), or three (20 %), one (9 %)"."""
     line = f"{answer.text} ({answer.confidence:.0%})"
     others = [o for o in answer.alternatives if o.confidence >= 0.01]
     if others:
         line += ", or " + ", ".join(f"{o.text} ({o.confidence:.0%})" for o in others)
+    line = with_verdict(line, answer)
     return f"{answer.question} {line}" if with_question else line
 
 

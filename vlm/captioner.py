@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlm.answers import Answer, ImageEffect, Progress, Word, candidates, progress, words_of
+from vlm.answers import (
+    Answer,
+    ImageEffect,
+    Progress,
+    Verdict,
+    Word,
+    candidates,
+    progress,
+    words_of,
+)
 from vlm.explain.finished import Finished
 from vlm.explain.maps import WordMap, word_maps
 from vlm.explain.method import Choice, Head
@@ -352,6 +362,23 @@ class Captioner:
         targets = torch.tensor(ids, device=self.model.device)
         return tuple(logprobs.gather(1, targets[:, None])[:, 0].tolist())
 
+    def verdict(
+        self, image: EncodedImage, answering: bool, confidence: float, logprobs: Sequence[float]
+    ) -> Verdict | None:
+        """How far to trust a text; None where the checkpoint has no fit for it. See `VerdictConfig`."""
+        fitted, likeness = self.model.config.verdict, self.model.likeness
+        if fitted is None or likeness is None:
+            return None
+        if likeness(image.memory).item() < fitted.photo:
+            return "guess"
+        sure, guess = fitted.sure_caption, fitted.guess_caption
+        sureness = math.exp(sum(logprobs) / len(logprobs))
+        if answering:
+            sure, guess, sureness = fitted.sure_answer, fitted.guess_answer, confidence
+        if sureness >= sure:
+            return "sure"
+        return "guess" if sureness < guess else "unsure"
+
     def answer(
         self,
         image: EncodedImage,
@@ -375,6 +402,7 @@ class Captioner:
             image=image,
             ids=hypothesis.ids,
             logprobs=hypothesis.logprobs,
+            verdict=self.verdict(image, question is not None, best.confidence, hypothesis.logprobs),
         )
 
 

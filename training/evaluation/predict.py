@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from vlm.answers import Answer, Verdict
 from vlm.captioner import BATCH, Captioner, EncodedImage
 from vlm.images import ImageError, load_image
 from vlm.options import CAPTION
@@ -21,6 +22,7 @@ from ..data.report import Broken, Report
 class Prediction:
     """A caption, or the answer to the record's question, with its probability from 0 to 1.
 
+    `likelihood` is the mean probability of a token (geometric), `verdict` how far the model says to trust the text.
     `uncalibrated` is an answer's probability without the checkpoint's temperature, where it has one. `problem` says why
     there is no text, where the model could not read the question.
     """
@@ -30,6 +32,8 @@ class Prediction:
     confidence: float
     problem: str = ""
     uncalibrated: float | None = None
+    likelihood: float = 0.0
+    verdict: Verdict | None = None
 
 
 def predict_captions(
@@ -48,7 +52,7 @@ def predict_captions(
     for images, batch in _encoded(captioner, [[r] for r in records], report, blind):
         answers = captioner.write(images, None, options)
         for answer, [record] in zip(answers, batch, strict=True):
-            yield Prediction(record, answer.text, answer.confidence)
+            yield _prediction(record, answer)
 
 
 def predict_answers(
@@ -77,7 +81,19 @@ def predict_answers(
                     answer = answer_of[record]
                     # An answer's score is its log-probability before calibration.
                     own = math.exp(answer.score) if captioner.calibration(True) != 1 else None
-                    yield Prediction(record, answer.text, answer.confidence, uncalibrated=own)
+                    yield _prediction(record, answer, own)
+
+
+def _prediction(record: Record, answer: Answer, uncalibrated: float | None = None) -> Prediction:
+    likelihood = math.exp(sum(answer.logprobs) / len(answer.logprobs))
+    return Prediction(
+        record,
+        answer.text,
+        answer.confidence,
+        uncalibrated=uncalibrated,
+        likelihood=likelihood,
+        verdict=answer.verdict,
+    )
 
 
 def by_image(records: Iterable[Record]) -> list[list[Record]]:

@@ -183,7 +183,11 @@ def _difference_table(compared: Mapping[str, Difference]) -> Table:
 
 
 def _types_table(rule: str, scores: Sequence[Mapping[str, TypeScore]]) -> Table:
-    titles = {"kind": "Accuracy by type", "question": "Accuracy by how the question begins"}
+    titles = {
+        "kind": "Accuracy by type",
+        "verdict": "Accuracy by how far the model says to trust it",
+        "question": "Accuracy by how the question begins",
+    }
     left_out = len(scores[0]) - MOST_TYPES
     table = Table(title=titles[rule], caption=f"and {left_out} more" if left_out > 0 else None)
     table.add_column("")

@@ -43,7 +43,8 @@ class Evaluation:
     `metrics` are all figures by name, and `missing` says of others why there is none. `resampled`
     has those with an interval, one row an image. `items` has the scores of each prediction, and
     `invented` the objects that a caption names in vain. `types` has the mean accuracies by "kind",
-    where the data name the type of an answer or question, and by "question", its first two words.
+    where the data name the type of an answer or question, by "verdict", where the model gives one,
+    and by "question", its first two words.
     `definitions` are of figures that not every paper defines alike.
     """
 
@@ -241,5 +242,7 @@ def _types(predictions: Sequence[Prediction], points: np.ndarray) -> dict[str, d
     if all(p.record.kind for p in predictions):
         types["kind"] = by_type(points, [p.record.kind for p in predictions])
     questions = [clean_text(p.record.question or "").lower() for p in predictions]
+    if all(p.verdict for p in predictions):
+        types["verdict"] = by_type(points, [p.verdict or "" for p in predictions])
     types["question"] = by_type(points, [" ".join(q.split()[:2]) for q in questions])
     return types

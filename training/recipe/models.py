@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vlm.model.config import DecoderConfig, ModelConfig, VisionConfig
+from vlm.model.config import CalibrationConfig, DecoderConfig, ModelConfig, VisionConfig
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder, default_preprocess, probe
 from vlm.prompts import clean_text
@@ -47,7 +47,11 @@ def start_model(
             start.config,
             decoder=replace(own, dropout=recipe.dropout, alignment_heads=heads),
             licence=recipe.licence or start.config.licence,
+            # What was fitted to the start is not true of what is learnt from it.
+            calibration=CalibrationConfig(),
+            verdict=None,
         )
+        start.likeness = None
         if recipe.tags is None or start.tagger is not None:
             model = VisionLanguageModel(config)
             model.load_state_dict(start.state_dict())

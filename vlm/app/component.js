@@ -148,7 +148,9 @@ function show(view) {
   setBusy(view.busy);
   showWords(find(".caption"), view.caption);
   const done = view.caption.length && view.caption.every((word) => word.map);
-  const text = done ? `Caption: ${view.caption.map((word) => word.text).join(" ")}` : "";
+  showVerdict(find(".reading > .verdict"), done ? view.verdict : "");
+  const words = view.caption.map((word) => word.text).join(" ");
+  const text = done ? spoken(`Caption: ${words}`, view.verdict) : "";
   if (spokenCaption.textContent !== text) spokenCaption.textContent = text;
   for (const answer of view.answers.slice(answersShown)) showAnswer(answer);
   answersShown = view.answers.length;
@@ -189,11 +191,25 @@ function showAnswer(answer) {
   }
   bars.setAttribute("aria-label", "Confidence of the answer and its alternatives");
   if (!answer.text) said.textContent = "The model has no answer.";
-  item.append(asked, said, bars);
+  const verdict = document.createElement("p");
+  verdict.className = "verdict";
+  showVerdict(verdict, answer.verdict);
+  item.append(asked, verdict, said, bars);
   find(".answers").prepend(item);
   question.value = "";
-  spokenAnswer.textContent = `Answer: ${answer.text}, ${percent(answer.candidates[0].confidence)} sure`;
+  const sureness = `${percent(answer.candidates[0].confidence)} sure`;
+  spokenAnswer.textContent = spoken(`Answer: ${answer.text}, ${sureness}`, answer.verdict);
   pinned = said.querySelector("button") ?? asked.querySelector("button");
+}
+
+function spoken(text, verdict) {
+  return verdict ? `${text}. ${verdict}` : text;
+}
+
+/** How far to trust a text: one line over it, which models that were not fitted to tell do not have. */
+function showVerdict(line, verdict) {
+  line.hidden = !verdict;
+  line.textContent = verdict;
 }
 
 function wordsBox(name, label, words) {

@@ -15,7 +15,7 @@ from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from vlm.answers import Answer
+from vlm.answers import IN_WORDS, Answer
 from vlm.captioner import EncodedImage
 from vlm.engine import Engine
 from vlm.explain.maps import WordMap
@@ -47,6 +47,7 @@ class Page:
         self.image: EncodedImage | None = None
         self.photo: View | None = None
         self.caption: list[View] = []
+        self.verdict = ""  # on the caption
         self.answers: list[View] = []
         self.lock = threading.Lock()
 
@@ -77,6 +78,7 @@ class Page:
             "message": message,
             "photo": self.photo,
             "caption": list(self.caption),
+            "verdict": self.verdict,
             "answers": list(self.answers),
         }
 
@@ -96,6 +98,7 @@ class Page:
             "across": pixel_steps(across),
         }
         self.caption = []
+        self.verdict = ""
         self.answers = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Page:
@@ -141,6 +144,7 @@ def describe(engine: Engine, page: Page, source: Path, name: str, turn: int) -> 
             _word(word.text, word.logprob, word_map)
             for word, word_map in zip(caption.words, maps, strict=True)
         ]
+        page.verdict = verdict(caption)
     message = None if page.caption else "The model found no words for this photo."
     yield page.view(turn, message=message)
 
@@ -177,6 +181,7 @@ def _answer(answer: Answer, maps: Sequence[WordMap]) -> View:
     candidates += [(other.text, other.confidence) for other in answer.alternatives]
     return {
         "text": answer.text,
+        "verdict": verdict(answer),
         "question": [_word(word_map.text, None, word_map) for word_map in asked],
         "words": [
             _word(word.text, word.logprob, word_map)
@@ -186,6 +191,11 @@ def _answer(answer: Answer, maps: Sequence[WordMap]) -> View:
             {"text": text, "confidence": round(confidence, 4)} for text, confidence in candidates
         ],
     }
+
+
+def verdict(answer: Answer) -> str:
+    """How far to trust an answer, as a sentence; empty where the checkpoint does not tell."""
+    return "" if answer.verdict is None else IN_WORDS[answer.verdict]
 
 
 def _word(text: str, logprob: float | None, word_map: WordMap | None = None) -> View:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 # torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
+from vlm.answers import with_verdict
 from vlm.cli.arguments import AsJson, Device, Int8, Model, OpenVino, given, load, search_options
 from vlm.cli.failures import fail
 from vlm.options import CAPTION, choose
@@ -77,7 +78,8 @@ def caption(
                     if as_json:
                         print(json.dumps({"image": path, **answer.to_dict()}), flush=True)
                     else:
-                        for text in (answer.text, *(other.text for other in answer.alternatives)):
+                        said = with_verdict(answer.text, answer)
+                        for text in (said, *(other.text for other in answer.alternatives)):
                             print(text if alone else f"{path}: {text}", flush=True)
     finally:
         if left_out:

@@ -64,6 +64,7 @@ for name, command in COMMANDS.items():
 for command in (
     training.evaluate,
     training.table,
+    training.calibrate,
     training.faithfulness,
     training.train,
     training.prepare,

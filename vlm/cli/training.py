@@ -26,6 +26,11 @@ def evaluate(context: typer.Context) -> None:
     _run("evaluate", context)
 
 
+def calibrate(context: typer.Context) -> None:
+    """Fit how far a checkpoint's texts are to be trusted, and store it there."""
+    _run("calibrate", context)
+
+
 def table(context: typer.Context) -> None:
     """Measure all that a model card says, and fill its table."""
     _run("table", context)

@@ -13,6 +13,7 @@ from vlm.typed import (
     Finite,
     Limit,
     Natural,
+    NonNegative,
     Positive,
     Share,
     build,
@@ -174,13 +175,36 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True)
+class VerdictConfig:
+    """From where on a text is sure, and below what it is a guess.
+
+    Of an answer that is by its confidence, of a caption by the mean of its tokens' probabilities (geometric); about an
+    image that is less like a photo than `photo`, every text is a guess. See `vlm.model.likeness`.
+    """
+
+    photo: Finite
+    sure_answer: NonNegative
+    guess_answer: NonNegative
+    sure_caption: NonNegative
+    guess_caption: NonNegative
+
+    def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
+        for task in ("answer", "caption"):
+            sure, guess = getattr(self, f"sure_{task}"), getattr(self, f"guess_{task}")
+            if guess > sure:
+                raise ConfigError(f"guess_{task} {guess} is above sure_{task} {sure}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The whole model: what `config.json` holds.
 
     By default a question is a prompt, which the answer continues, and the decoder attends to the image. With a
     `reader`, the reader attends to the image as it reads the question, and the decoder to what the reader made of it.
     With `tags`, words for what the image shows are in the memory beside its patches. `mean_patches` is how many patches
-    the weights hold of a mean image, which stands in where no image is shown; with 0 they hold none.
+    the weights hold of a mean image, which stands in where no image is shown; with 0 they hold none. With a `verdict`
+    the model says how far to trust its texts.
     """
 
     vision: VisionConfig
@@ -191,6 +215,7 @@ class ModelConfig:
     tags: TagsConfig | None = None
     mean_patches: Natural = 0
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    verdict: VerdictConfig | None = None
     tasks: Annotated[tuple[Task, ...], _TASKS] = ("caption", "vqa")
     licence: str = ""
 

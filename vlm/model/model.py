@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vlm.model.attention import Attention
 from vlm.model.config import ConfigError, ModelConfig
 from vlm.model.decoder import Decoder, Projected
+from vlm.model.likeness import PhotoLikeness
 from vlm.model.memory import Memory, Segment, grid_positions, image_memory
 from vlm.model.tags import Tagger
 from vlm.model.vision import VisionEncoder
@@ -107,6 +108,7 @@ class VisionLanguageModel(nn.Module):
                 width = self.vision.width + 4 * self.vision.detail_width
                 mean = torch.zeros(config.mean_patches, width)
             self.register_buffer("mean_patches", mean)
+            self.likeness = None if config.verdict is None else PhotoLikeness(memory_width)
             self.reader = None if config.reader is None else Decoder(config.reader)
             self.decoder = Decoder(config.decoder)
 
