@@ -112,7 +112,10 @@ def build_features(
     encoder = folded(encoder).to(device)
     for start in range(0, len(todo), SHARD):
         part = todo[start : start + SHARD]
-        say(f"encoding images {start + 1:,} to {start + len(part):,} of {len(todo):,}")
+        kind_of_number = "bfloat16" if bf16 else "float32"
+        say(
+            f"encoding images {start + 1:,} to {start + len(part):,} of {len(todo):,} in {kind_of_number}"
+        )
         kind = torch.device(device).type
         with torch.autocast(kind, torch.bfloat16) if bf16 else nullcontext():
             _write_shard(folder / f"{number:06d}.npy", part, encoder, device, batch_size, workers)

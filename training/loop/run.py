@@ -93,7 +93,8 @@ def make_inputs(
         return NoImage(grid, patches.shape[1:])
     if not recipe.caches_patches:
         return Pixels(preprocess, recipe.augment)
-    folder = cache / fingerprint(model.vision)
+    bf16 = recipe.precision == "bf16"
+    folder = cache / f"{fingerprint(model.vision)}{'-bf16' if bf16 else ''}"
     train = data.all_train
     on_cpu = accelerator.device.type == "cpu"  # where the encoder needs the cores itself
     build_features(
@@ -106,6 +107,7 @@ def make_inputs(
         workers=(1 if on_cpu else processes()) if workers is None else workers,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        bf16=bf16,
     )
     accelerator.wait_for_everyone()
     features = FeatureCache(folder)
