@@ -71,6 +71,22 @@ def test_it_learns_and_keeps_the_averaged_weights(photos: Path, tmp_path: Path) 
     assert not torch.equal(averaged, state["model"]["decoder"]["final_norm.weight"])
 
 
+def test_what_is_kept_shares_the_weights_it_started_from(photos: Path, tmp_path: Path) -> None:
+    train(small_recipe(photos, epochs=1), photos, tmp_path / "start")
+    first = tmp_path / "start/model"
+    kept = []
+    for share in (0.0, 0.25):
+        recipe = small_recipe(photos, init=str(first), epochs=2, start_share=share)
+        train(recipe, photos, tmp_path / f"run{share}")
+        kept.append(load_checkpoint(tmp_path / f"run{share}" / "model")[0].state_dict())
+    moved = 0.0
+    for name, begun in load_checkpoint(first)[0].named_parameters():
+        expected = 0.25 * begun + 0.75 * kept[0][name]
+        torch.testing.assert_close(kept[1][name], expected, atol=1e-3, rtol=1e-2)
+        moved = max(moved, float((kept[0][name] - begun).abs().max()))
+    assert moved > 0.005
+
+
 @pytest.mark.parametrize("stop", [1, 5, 6])
 def test_a_run_that_was_interrupted_goes_on_exactly(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vlm.captioner import Captioner
@@ -66,6 +67,7 @@ class Run:
     optimiser: Any  # as accelerate wraps it
     accelerator: Accelerator
     trained: list[str]
+    start: dict[str, Tensor] = field(default_factory=dict)  # weights to share in what is kept
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> dict[str, Any]:
@@ -159,7 +161,9 @@ def train(
     max_length = model.config.decoder.max_length
     dev = Dev(data.all_dev, inputs, tokenizer, max_length, recipe.batch_images, workers)
 
-    run = Run(model, averaged, optimiser, accelerator, trained)
+    # Taken before a state is loaded: it is the same however often a run was interrupted.
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if recipe.start_share}
+    run = Run(model, averaged, optimiser, accelerator, trained, start)
     if (state := folder.load()) is not None:
         run.load(state)
     progress = run.progress
@@ -320,7 +324,8 @@ def validate(
     run: Run, tokenizer: Tokenizer, dev: Dev, recipe: Recipe, folder: RunFolder, monitor: Monitor
 ) -> None:
     """Score the averaged weights on dev, and keep them if they are the best so far; NaN is never better."""
-    model, options, progress = run.averaged.module, recipe.validation, run.progress
+    model = with_start(run.averaged.module, run.start, recipe.start_share)
+    options, progress = recipe.validation, run.progress
     scores: dict[str, float] = {}
     missing: dict[str, str] = {}
     if dev.groups:
@@ -354,6 +359,19 @@ def validate(
             shown = samples(Captioner(model, tokenizer), dev.groups[:SAMPLES])
             monitor.samples(progress.step, [answer.overlay() for _, answer in shown])
     monitor.validation(progress.step, progress.epoch, scores, missing, better)
+
+
+def with_start(
+    model: VisionLanguageModel, start: dict[str, Tensor], share: float
+) -> VisionLanguageModel:
+    """The model, or a copy of which the weights `start` have a `share`."""
+    if not share:
+        return model
+    model = deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.lerp_(start[name], share)
+    return model
 
 
 def save(run: Run, folder: RunFolder, recipe: Recipe) -> None:

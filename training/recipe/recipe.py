@@ -284,6 +284,7 @@ class Recipe:
     tags: str | None = None
     keep_classes: NonNegative = 0.0
     hide_patches: Share = 0.0
+    start_share: Share = 0.0
     licence: str = ""
 
     def __post_init__(self) -> None:
@@ -303,6 +304,8 @@ class Recipe:
                 )
             smoothing = self.label_smoothing  # of a sample that is to become less likely
             _check(smoothing == 0, "label_smoothing", "0 with objective scst", smoothing)
+        if self.start_share and self.init is None:
+            raise RecipeError("start_share must be 0 for a model that starts without init")
         if self.keep_classes and not self.optimiser.learning_rate.vision:
             raise RecipeError("keep_classes must be 0 for an encoder that does not learn")
         if self.blind and self.optimiser.learning_rate.vision:
