@@ -288,7 +288,7 @@ def test_questions_are_answered_in_order_from_one_encoding(run, captioner, photo
     assert [record["question"] for record in records] == questions
     for record, answer in zip(records, expected):
         keys = {"image", "question", "answer", "confidence", "alternatives", "words", "ms"}
-        assert record.keys() == keys | {"score", "finished", "image_effect", "blind"}
+        assert record.keys() == keys | {"score", "finished", "image_effect", "blind", "verdict"}
         assert record["image"] == str(photos / "2.jpg")
         assert record["answer"] == answer.text
         assert math.isclose(record["confidence"], answer.confidence, rel_tol=1e-3)

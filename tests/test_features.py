@@ -87,7 +87,7 @@ def test_an_interrupted_build_goes_on_where_it_was(
     monkeypatch.setattr(features, "_write_shard", write)
     (tmp_path / "cache" / "000002.npy").write_bytes(b"half a shard")  # the other thing it leaves
 
-    assert build(tmp_path / "cache", encoder, images) == ["encoding images 1 to 2 of 2"]
+    assert build(tmp_path / "cache", encoder, images) == ["encoding images 1 to 2 of 2 in float32"]
     cache = FeatureCache(tmp_path / "cache")
     assert all(image.key in cache for image in images)
     assert build(tmp_path / "cache", encoder, images) == []
@@ -103,7 +103,7 @@ def test_a_full_disk_is_a_clear_error_and_the_build_goes_on_once_there_is_room(
     with pytest.raises(DataError, match=r"could not be written .*Make room, .* run the same"):
         build(folder, encoder, images)
     assert images[0].key in FeatureCache(folder)
-    assert build(folder, encoder, images)[0] == "encoding images 1 to 4 of 6"
+    assert build(folder, encoder, images)[0] == "encoding images 1 to 4 of 6 in float32"
     assert all(image.key in FeatureCache(folder) for image in images)
 
 
@@ -140,8 +140,10 @@ def test_processes_share_the_work(
     folder = tmp_path / "cache"
     build(folder, encoder, images[:3])
     first = build(folder, encoder, images, rank=1, world=2)
-    assert first == ["encoding images 1 to 4 of 4"]
-    assert build(folder, encoder, images, rank=0, world=2) == ["encoding images 1 to 3 of 3"]
+    assert first == ["encoding images 1 to 4 of 4 in float32"]
+    assert build(folder, encoder, images, rank=0, world=2) == [
+        "encoding images 1 to 3 of 3 in float32"
+    ]
     assert all(image.key in FeatureCache(folder) for image in images)
 
 
