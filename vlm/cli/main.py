@@ -19,7 +19,7 @@ from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
 from vlm.cli.serve import serve
-from vlm.cli.weights import convert, models
+from vlm.cli.weights import convert, export, models
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "app": serve,
     "models": models,
     "convert": convert,
+    "export": export,
     "caption-dataset": caption_dataset,
 }
 for name, command in COMMANDS.items():

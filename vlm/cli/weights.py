@@ -1,4 +1,4 @@
-"""`vlm models` and `vlm convert`."""
+"""`vlm models`, `vlm convert` and `vlm export`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.arguments import AsJson
+from vlm.cli.arguments import AsJson, Model
 from vlm.cli.failures import fail
 
 
@@ -45,3 +45,20 @@ def convert(
         fail(f"{out} is not empty; give a folder that is new")
     convert(find(source), out)
     typer.echo(f"{out} is written; use it with --model {out}", err=True)
+
+
+def export(
+    onnx: Annotated[Path, typer.Option(metavar="OUT", help="The folder to write ONNX graphs to.")],
+    model: Model = None,
+) -> None:
+    """Write a model as ONNX graphs, which run without torch; docs/caption_with_onnx.py is an example."""
+    from vlm.runtimes.onnx_export import export
+    from vlm.weights.conversions import as_ours
+    from vlm.weights.hub import find
+    from vlm.weights.store import load_checkpoint
+
+    if onnx.is_file() or (onnx.is_dir() and any(onnx.iterdir())):
+        fail(f"{onnx} is not empty; give a folder that is new")
+    with as_ours(find(model)) as folder:
+        export(*load_checkpoint(folder), onnx)
+    typer.echo(f"{onnx} is written", err=True)

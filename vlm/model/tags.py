@@ -61,12 +61,9 @@ class Tagger(nn.Module):
     def classify(self, patches: Tensor) -> Tags:
         """The surest names for patches `(B, N, D)`."""
         by_class = self.logits(patches).float().softmax(dim=-1)  # (B, classes)
-        by_name = by_class.new_zeros(len(by_class), len(self.config.names) + 1)
-        by_name = by_name.index_add(1, self.name_of_class, by_class)
-        # Not bincount: the size of what it gives depends on the numbers, so nothing knows it beforehand.
-        shared = torch.zeros_like(by_name[0]).index_add(
-            0, self.name_of_class, torch.ones_like(by_class[0])
-        )
+        # Products, since other runtimes lack sums by index; (classes, names + 1).
+        named = F.one_hot(self.name_of_class, len(self.config.names) + 1).to(by_class.dtype)
+        by_name, shared = by_class @ named, named.sum(dim=0)
         by_name = F.normalize((by_name / shared.clamp(min=1).sqrt())[:, :-1], p=1, dim=1)
         probabilities, names = by_name.topk(self.config.top, dim=1)
         return Tags(names, probabilities)
