@@ -32,6 +32,7 @@ from training.evaluation.grounding.places import (
 )
 from training.evaluation.grounding.pointing import first_photos, over_photos, peak, point
 from training.evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
+from training.evaluation.grounding.word_effects import Effects, caption_effects, word_class
 from training.evaluation.metrics.statistics import bootstrap_interval
 from training.faithfulness import app
 from vlm.weights.store import load_checkpoint
@@ -336,10 +337,11 @@ def test_things_of_a_scene_are_where_it_put_them(tiny, stamps):
 def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_checkpoint):
     arguments = [str(tiny_checkpoint), "--data", str(flickr), "--measure", "entities"]
     scenes = ["--measure", "scenes", "--stamps", str(stamps), "--measure", "curves"]
-    scenes += ["--measure", "captions"]
+    scenes += ["--measure", "captions", "--measure", "effects"]
     ran = CliRunner().invoke(app, [*arguments, *scenes, "--limit", "2", "--json"])
     assert ran.exit_code == 0, ran.output
-    table, composed, boxed, by_mean, by_blur = json.loads(ran.stdout)
+    table, composed, boxed, by_mean, by_blur, effects = json.loads(ran.stdout)
+    assert len(effects["columns"]) == len(effects["rows"][0])
     assert [row[0] for row in by_mean["rows"]] == [row[0] for row in by_blur["rows"]]
     assert "2 words" in by_blur["note"]
     assert "phrases in 2 photos" in composed["note"]
@@ -355,6 +357,38 @@ def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_check
     assert printed.stdout.strip() in card.read_text()
     assert "2 phrases in 1 photos" in printed.stdout
     assert "| attention |" in printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("Puppies", "thing"),
+        ("snowboard", "thing"),
+        ("grey,", "colour"),
+        ("two", "number"),
+        ("jumps", "action"),
+        ("above", "place"),
+        ("The", "small word"),
+        ("happily", "other"),
+    ],
+)
+def test_a_word_has_one_class(word, expected):
+    assert word_class(word) == expected
+
+
+def test_effects_are_of_the_words_that_the_model_wrote(tiny, photo):
+    found = caption_effects(tiny, [Example(photo, "a dog", ())], Report())
+    caption = tiny.encode(photo.path).caption()
+    by_class: dict[str, list[float]] = {}
+    for word, nats in zip(caption.words, caption.image_effect.words):
+        by_class.setdefault(word_class(word.text), []).append(nats)
+    assert {name: pytest.approx(e.nats, abs=1e-4) for name, e in found.items()} == by_class
+
+
+def test_effects_fall_into_bins():
+    effects = Effects([-1.0, 0.0, 0.05, 2.0, 9.0], [0, 0, 1, 1, 2])
+    assert effects.shares == [0.2, 0.4, 0.0, 0.2, 0.2]
+    assert effects.mean.value == pytest.approx(2.01)
 
 
 def test_the_command_writes_the_heads_that_it_chose(flickr, tiny_checkpoint, tmp_path):

@@ -35,6 +35,7 @@ class Measure(StrEnum):
     curves = "curves"
     captions = "captions"
     sanity = "sanity"
+    effects = "effects"
 
 
 class Phrase(StrEnum):
@@ -106,6 +107,7 @@ def faithfulness(
     from .evaluation.grounding.explainers import BASELINES, explainers
     from .evaluation.grounding.grounding_tables import (
         curves_table,
+        effects_table,
         f1_table,
         pointing_table,
         sanity_table,
@@ -115,6 +117,7 @@ def faithfulness(
     from .evaluation.grounding.pointing import caption_seconds, first_photos, point
     from .evaluation.grounding.sanity import check
     from .evaluation.grounding.things import shapes_of_easy_vqa, things_of_scenes
+    from .evaluation.grounding.word_effects import caption_effects
 
     if card is not None and not card.parent.is_dir():
         fail(f"--card: there is no folder {card.parent}")
@@ -180,6 +183,10 @@ def faithfulness(
         plain = captioner if gradients else load(model, device=device, gradients=True)
         title = f"What changes a map, Flickr8k {split}"
         tables.append(sanity_table(title, check(plain, photos, judged, pictures)))
+    if Measure.effects in wanted:
+        captions = first_photos(entities(data, split, once=False), limit)
+        title = f"What the image did for the words of captions, Flickr8k {split}"
+        tables.append(effects_table(title, caption_effects(captioner, captions, pictures)))
     if card is not None:
         write_card(card, model or DEFAULT, tables)
     if as_json:

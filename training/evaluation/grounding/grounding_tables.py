@@ -15,6 +15,7 @@ from .curves import MATTERS, Curves, Side
 from .localised import MODES, Boxed, Reference, f1
 from .places import SMALL
 from .pointing import Pointed, Pooling
+from .word_effects import BINS, Effects
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,29 @@ def sanity_table(title: str, found: Mapping[str, Mapping[str, Metric]]) -> Table
         "(high is good)."
     )
     return Table(title, ("map", *checks), tuple(rows), note)
+
+
+def effects_table(title: str, found: Mapping[str, Effects]) -> Table:
+    """A row for each class of words: what the image did for them, and in which shares."""
+    low, small, much, all_of_it = BINS
+    rows = []
+    for name, effects in found.items():
+        interval = bootstrap_interval(effects.mean)
+        mean = f"{effects.mean.value:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})"
+        shares = (f"{100 * share:.0f}" for share in effects.shares)
+        rows.append((name, f"{len(effects.nats):,}", mean, *shares))
+    note = (
+        "Words of the model's own captions by class: how many nats of log-probability the image gave them (mean), and "
+        "% of them in each range. Language alone would have written those about 0."
+    )
+    ranges = (
+        f"below {low:g}",
+        f"{low:g} to {small:g}",
+        f"to {much:g}",
+        f"to {all_of_it:g}",
+        "more",
+    )
+    return Table(title, ("class", "words", "mean", *ranges), tuple(rows), note)
 
 
 _POOLED: Mapping[Pooling, str] = {
