@@ -357,6 +357,8 @@ def test_legend_names_what_was_not_seen() -> None:
     frames = [preprocess(fit, (32, 32)).frame(300, 100) for fit in ("squash", "crop")]
     whole, cropped = (overlay(grey((300, 100)), frame, planted((2, 2), 0, 0)) for frame in frames)
     assert cropped.height > whole.height
+    padded = preprocess("pad", (60, 40)).frame(300, 100)
+    assert overlay(grey((300, 100)), padded, planted((2, 2), 0, 0)).height == whole.height
 
 
 # Errors

@@ -18,7 +18,7 @@ from vlm.weights.convert import FAMILIES
 from vlm.weights.families import DECODERS, Family, recognise
 from vlm.weights.hub import available
 
-DONUT = {"encoder": {"model_type": "donut-swin"}, "decoder": {"model_type": "mbart"}}
+MARIAN = {"encoder": {"model_type": "dinov2"}, "decoder": {"model_type": "marian"}}
 VED = "VisionEncoderDecoderModel"
 OTHERS = [
     # a file of the folder, what it holds, and what the message calls it
@@ -27,7 +27,7 @@ OTHERS = [
     ("config.json", {"model_type": "paligemma"}, "paligemma"),
     ("config.json", {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHead"),
     ("config.json", {"model_type": "blip-2", "architectures": ["Blip2For"]}, "Blip2For"),
-    ("config.json", {"architectures": [VED], **DONUT}, "whose encoder is donut-swin and not vit"),
+    ("config.json", {"architectures": [VED], **MARIAN}, "whose encoder is dinov2 and not vit"),
     ("config.json", {"architecture": "resnet18", "pretrained_cfg": {}}, "timm's encoder resnet18"),
     ("config.json", {"model_type": ["llava"], "architectures": {"a": 1}}, "llava"),
     ("open_clip_config.json", {"model_cfg": {"embed_dim": 512}}, "open_clip's CLIP"),

@@ -96,7 +96,8 @@ class Answer:
     candidates, best first. `finished` is False where the text was cut at its greatest length. `ms` are the
     milliseconds spent on "encode" and "decode". A pickled Answer leaves its image behind, and then has no maps.
     `logprobs` are those of `ids`, and of the end where it `finished`. `verdict` says how far to trust the text; it is
-    None where the checkpoint was never fitted to tell, as with those of other libraries.
+    None where the checkpoint was never fitted to tell, as with those of other libraries. `fields` are what a parser of
+    documents read, as JSON has them; see `vlm.fields`.
     """
 
     text: str
@@ -111,6 +112,7 @@ class Answer:
     ids: tuple[int, ...] = field(repr=False)
     logprobs: tuple[float, ...] = field(repr=False)
     verdict: Verdict | None = None
+    fields: Any = None
 
     @cached_property
     def image_effect(self) -> ImageEffect:
@@ -199,6 +201,8 @@ class Answer:
             ],
             "ms": self.ms,
         }
+        if self.fields is not None:
+            rest["fields"] = self.fields
         if self.question is not None:
             others = [{"answer": o.text, "confidence": o.confidence} for o in self.alternatives]
             said = {"question": self.question, "answer": self.text, **rest}

@@ -27,12 +27,13 @@ from vlm.explain.finished import Finished
 from vlm.explain.maps import WordMap, word_maps
 from vlm.explain.method import Choice, Head
 from vlm.explain.regions import Box, RegionError, filled, slots_shown
+from vlm.fields import fields_of
 from vlm.generate import Hypothesis, generate, stream
 from vlm.images import Frame, ImageError, ImageSource, load_image
 from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
-from vlm.options import ANSWER, CAPTION, Options, choose
+from vlm.options import ANSWER, CAPTION, READING, Options, choose
 from vlm.prompts import (
     Prompt,
     QuestionError,
@@ -60,6 +61,10 @@ class EncodedImage:
     def caption(self, **options: Any) -> Answer:
         """Caption the image; `options` are those of `vlm.Options`, three beams by default."""
         return self.captioner.write([self], None, choose(CAPTION, options))[0]
+
+    def parse(self, **options: Any) -> Answer:
+        """Read a document to its end, for its `fields` where the model marks them; greedily by default."""
+        return self.captioner.write([self], None, choose(READING, options))[0]
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer a question. Raises QuestionError when it is empty or too long."""
@@ -390,6 +395,7 @@ class Captioner:
         (best, hypothesis), *others = candidates(
             self.tokenizer, hypotheses, ranked_by_confidence=question is not None
         )
+        has_fields = self.tokenizer.config.fields
         return Answer(
             text=best.text,
             score=best.score,
@@ -403,6 +409,7 @@ class Captioner:
             ids=hypothesis.ids,
             logprobs=hypothesis.logprobs,
             verdict=self.verdict(image, question is not None, best.confidence, hypothesis.logprobs),
+            fields=fields_of(self.tokenizer, hypothesis.ids) if has_fields else None,
         )
 
 

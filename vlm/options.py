@@ -66,6 +66,9 @@ CAPTION = Options(beams=3, min_tokens=1)
 # An answer's score is its plain log-probability, and the other beams are its alternatives.
 ANSWER = Options(beams=5, candidates=5, min_tokens=1, max_tokens=12, length_penalty=0.0)
 
+# A document is read to its end; the decoder's room is the limit.
+READING = Options(max_tokens=4096)
+
 
 def choose(defaults: Options, given: Mapping[str, Any]) -> Options:
     """What a caller gave over a task's defaults: sampling needs no beams, and candidates need as many.

@@ -72,16 +72,27 @@ def question_prompt(tokenizer: Tokenizer, question: str, room: int | None = None
     """
     if tokenizer.question is None or tokenizer.answer is None:
         raise QuestionError("this model answers no questions; it writes captions")
-    words = tokenizer.encode(clean_question(question))
-    if (
-        room is not None and len(words) > room - 3
-    ):  # the prompt has two tokens more, and a word follows
+    words = tokenizer.encode(_spelled(tokenizer, question))
+    before = [i for i in (tokenizer.task, tokenizer.question) if i is not None]
+    behind = [i for i in (tokenizer.question_end, tokenizer.answer) if i is not None]
+    most = None if room is None else room - len(before) - len(behind) - 1  # a word follows
+    if most is not None and len(words) > most:
         raise QuestionError(
-            f"the question is too long: {len(words)} tokens, and this model reads {room - 3}"
+            f"the question is too long: {len(words)} tokens, and this model reads {most}"
         )
-    return Prompt((tokenizer.question, *words, tokenizer.answer), range(1, 1 + len(words)))
+    given = range(len(before), len(before) + len(words))
+    return Prompt((*before, *words, *behind), given)
 
 
 def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """The ids of a caption or an answer, without its end; none where there is no word in it."""
-    return tokenizer.encode(clean_text(text))
+    return tokenizer.encode(text if tokenizer.config.verbatim else clean_text(text))
+
+
+def _spelled(tokenizer: Tokenizer, question: str) -> str:
+    """A question as the model learnt to read them. Raises QuestionError when there is no word in it."""
+    if not tokenizer.config.verbatim:
+        return clean_question(question)
+    if not clean_text(question):
+        raise QuestionError("the question is empty; write one")
+    return question.strip()

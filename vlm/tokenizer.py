@@ -22,7 +22,9 @@ class TextConfig:
 
     A caption's prompt is `[caption]`, and the words of `prompt` if any; a question's is `[question] words [answer]`.
     Where a reader reads the question, its answer starts as a caption does. The text ends with `end`. A model that
-    answers no questions leaves `question` and `answer` empty.
+    answers no questions leaves `question` and `answer` empty. `task` stands before a question and `question_end` behind
+    its words, where a model has such marks. Of a model that was trained on questions as people write them, `verbatim`
+    keeps their case and their marks. `fields` says that texts hold marked fields, see `vlm.fields`.
     """
 
     pad: str = "<pad>"
@@ -31,6 +33,10 @@ class TextConfig:
     question: str = "<question>"
     answer: str = "<answer>"
     prompt: str = ""
+    task: str = ""
+    question_end: str = ""
+    verbatim: bool = False
+    fields: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,6 +66,8 @@ class Tokenizer:
         # Both are empty where the model answers no questions.
         self.question = self._special(config.question) if config.question else None
         self.answer = self._special(config.answer) if config.answer else None
+        self.task = self._special(config.task) if config.task else None
+        self.question_end = self._special(config.question_end) if config.question_end else None
 
     def _special(self, token: str) -> int:
         number = self.backend.token_to_id(token)

@@ -171,7 +171,8 @@ def _legend_height(frame: Frame, text: int) -> int:
 
 def _cropped(frame: Frame) -> bool:
     """Whether some pixels of the image were not seen."""
-    return [round(edge) for edge in frame.box] != [0, 0, frame.width, frame.height]
+    left, top, right, bottom = (round(edge) for edge in frame.box)
+    return left > 0 or top > 0 or right < frame.width or bottom < frame.height
 
 
 def _legend(

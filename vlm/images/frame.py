@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 Side = Annotated[int, Limit("from 1 to 10,000", lambda value: 1 <= value <= 10_000)]  # pixels
+_LONGEST = 16  # sides: a strip longer than that is resized in one step, for the first would fill the memory
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # Pillow's
 
 
@@ -23,7 +24,7 @@ class Frame:
     """How the model's input lies on the original, upright image.
 
     The model saw the box `(left, top, right, bottom)` of an image of `width` x `height` pixels, resized to its
-    input size. A grid of patches divides the box evenly.
+    input size. A grid of patches divides the box evenly. What of the box lies beside the image was padding.
     """
 
     width: int
@@ -82,15 +83,16 @@ def _shares(start: float, stop: float, cells: int, pixels: int) -> np.ndarray:
 class Preprocess:
     """From an image to the model's pixels: size, fit, interpolation, mean and deviation, as the encoder was trained.
 
-    `fit` is "squash" (the whole image, aspect ratio not kept) or "crop" (the largest box of the input's shape in the
-    middle, rounded to pixels as torchvision's Resize and CenterCrop do). `size` is `(height, width)`; `mean` and `std`
-    are for values in 0..1. Raises `vlm.typed.FieldError` for a value that a field does not take.
+    `fit` is "squash" (the whole image, aspect ratio not kept), "crop" (the largest box of the input's shape in the
+    middle, rounded to pixels as torchvision's Resize and CenterCrop do) or "pad" (the whole image in the middle of
+    black, its shape kept, resized in the two steps of Donut's thumbnails). `size` is `(height, width)`; `mean` and
+    `std` are for values in 0..1. Raises `vlm.typed.FieldError` for a value that a field does not take.
     """
 
     size: tuple[Side, Side]
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
-    fit: Literal["squash", "crop"] = "squash"
+    fit: Literal["squash", "crop", "pad"] = "squash"
     interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
@@ -100,6 +102,8 @@ class Preprocess:
         """Where the model's input lies on an image of that size."""
         if self.fit == "squash":
             return Frame(width, height, (0.0, 0.0, float(width), float(height)))
+        if self.fit == "pad":
+            return self._padded_frame(width, height)
         # As torchvision rounds: the resized image has whole pixels, and so has what is left out of it.
         input_height, input_width = self.size
         if width * input_height <= height * input_width:
@@ -120,8 +124,41 @@ class Preprocess:
         """What the model sees of `image` (RGB, upright), in the input's size; of its own result, an equal picture."""
         height, width = self.size
         resampling = Image.Resampling[self.interpolation.upper()]
+        if self.fit == "pad":
+            filled, whole = self._thumbnail(image.width, image.height)
+            if max(filled) <= _LONGEST * min(filled):
+                image = image.resize(filled, resampling)
+            padded = Image.new("RGB", (width, height))
+            corner = (width - whole[0]) // 2, (height - whole[1]) // 2
+            padded.paste(image.resize(whole, resampling), corner)
+            return padded
         box = self.frame(image.width, image.height).box
         return image.resize((width, height), resampling, box=box)
+
+    def _padded_frame(self, width: int, height: int) -> Frame:
+        _, (whole_width, whole_height) = self._thumbnail(width, height)
+        across, down = width / whole_width, height / whole_height
+        left = -((self.size[1] - whole_width) // 2) * across
+        top = -((self.size[0] - whole_height) // 2) * down
+        box = (left, top, left + self.size[1] * across, top + self.size[0] * down)
+        return Frame(width, height, box)
+
+    def _thumbnail(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """`(width, height)` of an image whose shorter side is the input's, and then of one that lies within the input.
+
+        As transformers' Donut rounds them.
+        """
+        short = min(self.size)
+        longer = int(short * max(width, height) / min(width, height))
+        filled = (short, longer) if width <= height else (longer, short)
+        if filled[0] <= self.size[1] and filled[1] <= self.size[0]:
+            return filled, filled
+        whole_width, whole_height = min(filled[0], self.size[1]), min(filled[1], self.size[0])
+        if height > width:
+            whole_width = max(1, int(filled[0] * whole_height / filled[1]))
+        elif width > height:
+            whole_height = max(1, int(filled[1] * whole_width / filled[0]))
+        return filled, (whole_width, whole_height)
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Frame]:
         """Pixels `(3, H, W)`, float32 and normalised, and the Frame that places them on `image` (RGB, upright)."""

@@ -46,8 +46,9 @@ class VisionConfig:
     """A timm encoder by name, and how an image becomes its input.
 
     `options` are keywords of the timm model that differ from the name's, such as its `depth`; `norm_eps`, where given,
-    is the epsilon of its layer norms. `prefix` keeps the class and register tokens, in front of the patches. `detail`,
-    of CNNs, gives each patch also the four cells of the map of half its stride: the memory's grid is twice as fine.
+    is the epsilon of its layer norms. `prefix` keeps the class and register tokens, in front of the patches;
+    `last_norm` False leaves out the norm behind the last block. `detail`, of CNNs, gives each patch also the four cells
+    of the map of half its stride: the memory's grid is twice as fine.
     """
 
     name: Annotated[str, _NAME]
@@ -55,6 +56,7 @@ class VisionConfig:
     options: dict[str, Any] = field(default_factory=dict)
     norm_eps: Positive | None = None
     prefix: bool = False
+    last_norm: bool = True
     detail: bool = False
 
     def __post_init__(self) -> None:

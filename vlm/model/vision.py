@@ -29,6 +29,8 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = _trunk(config, pretrained)
+        if not config.last_norm:
+            self.trunk.norm = nn.Identity()
         if config.norm_eps is not None:
             for module in self.trunk.modules():
                 if isinstance(module, nn.LayerNorm):

@@ -1,4 +1,4 @@
-"""Vision encoders of transformers under timm's names: ViT, DeiT, BEiT and Swin."""
+"""Vision encoders of transformers under timm's names: ViT, DeiT, BEiT, Swin and Donut's Swin."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ _SWIN: dict[str, Any] = {
     "qkv_bias": True,
 }
 
-_PROCESSORS = {"vit": "ViT", "deit": "DeiT", "beit": "Beit", "swin": "ViT"}
+_PROCESSORS = {
+    "vit": "ViT",
+    "deit": "DeiT",
+    "beit": "Beit",
+    "swin": "ViT",
+    "donut-swin": "Donut",
+}
 
 
 def read(config: dict[str, Any], folder: Path) -> tuple[VisionConfig, Table, int]:
@@ -59,9 +65,9 @@ def read(config: dict[str, Any], folder: Path) -> tuple[VisionConfig, Table, int
         config = settings(_BEIT, config, "encoder")
         vision, table = _beit(config)
         width = config["hidden_size"]
-    elif family == "swin":
+    elif family in ("swin", "donut-swin"):
         config = settings(_SWIN, config, "encoder")
-        vision, table = _swin(config)
+        vision, table = _swin(config, last_norm=family == "swin")
         width = config["embed_dim"] * 2 ** (len(config["depths"]) - 1)
     else:
         raise CheckpointError(
@@ -148,20 +154,22 @@ def _beit(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
     return vision, table
 
 
-def _swin(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
+def _swin(config: dict[str, Any], last_norm: bool) -> tuple[dict[str, Any], Table]:
     expect(config, "encoder", hidden_act="gelu", layer_norm_eps=1e-5, use_absolute_embeddings=False)
     names = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
     vision = {
         "name": "swin_tiny_patch4_window7_224",
         "options": {name: config[name] for name in (*names, "qkv_bias")},
         "norm_eps": 1e-5,
+        "last_norm": last_norm,
     }
     trunk = "vision.trunk"
     table: Table = {
         **module(f"{trunk}.patch_embed.proj", "encoder.embeddings.patch_embeddings.projection"),
         **module(f"{trunk}.patch_embed.norm", "encoder.embeddings.norm"),
-        **module(f"{trunk}.norm", "encoder.layernorm"),
     }
+    if last_norm:
+        table |= module(f"{trunk}.norm", "encoder.layernorm")
     for stage, depth in enumerate(config["depths"]):
         if stage > 0:
             # transformers merges patches at the end of a stage, timm at the beginning of the next.

@@ -33,8 +33,8 @@ _CLASSES = {
     "VisionEncoderDecoderModel": Family("vision-encoder-decoder", ("caption",)),
 }
 # Of a vision encoder-decoder, by transformers' `model_type`.
-ENCODERS = ("vit", "deit", "beit", "swin")
-DECODERS = ("gpt2", "bert", "roberta", "trocr")
+ENCODERS = ("vit", "deit", "beit", "swin", "donut-swin")
+DECODERS = ("gpt2", "bert", "roberta", "trocr", "mbart")
 
 
 def recognise(folder: Path) -> Family | None:

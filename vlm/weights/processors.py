@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "DeiT": {"resample": 3, "size": 256, **_CROPPED, **_HALF},
     "Beit": {"resample": 3, "size": 224, **_HALF},
     "Blip": {"resample": 3, "size": 384, **_CLIP},
+    "Donut": {"resample": 2, "size": {"height": 2560, "width": 1920}, **_HALF},
     "CLIP": {"resample": 3, "size": {"shortest_edge": 224}, **_CROPPED, **_CLIP},
 }
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
@@ -32,7 +33,7 @@ _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "Featur
 def read_preprocess(folder: Path, size: tuple[int, int], kind: str) -> Preprocess:
     """The preprocessing of a folder, for an encoder of that input size `(height, width)`.
 
-    `kind` is the family's own class, for files that name none: "ViT", "DeiT", "Beit", "Blip" or "CLIP". Raises
+    `kind` is the family's own class, for files that name none: one of `_DEFAULTS`. Raises
     CheckpointError for what is unknown or has no equal here.
     """
     older, newer = "preprocessor_config.json", "processor_config.json"
@@ -73,6 +74,8 @@ def _preprocess(values: dict[str, Any], size: tuple[int, int], kind: str) -> Pre
             raise CheckpointError(f"{step} is false, which has no equal here")
     if abs(fit(float, values.get("rescale_factor", 1 / 255), "rescale_factor") - 1 / 255) > 1e-6:
         raise CheckpointError("rescale_factor is not 1/255")
+    if kind == "Donut":
+        return _padded(values, size)
     resized, cropping = (
         values["size"],
         fit(bool, values.get("do_center_crop", False), "do_center_crop"),
@@ -93,6 +96,27 @@ def _preprocess(values: dict[str, Any], size: tuple[int, int], kind: str) -> Pre
         mean=channels(Finite, values["image_mean"], "image_mean"),
         std=channels(Positive, values["image_std"], "image_std"),
         fit="crop" if keeps_shape else "squash",
+        interpolation=_filter(values["resample"]),
+    )
+
+
+def _padded(values: dict[str, Any], size: tuple[int, int]) -> Preprocess:
+    """Donut's: the whole image as a thumbnail in the middle of the input."""
+    for step, wanted in (("do_thumbnail", True), ("do_pad", True), ("do_align_long_axis", False)):
+        if fit(bool, values.get(step, wanted), step) != wanted:
+            raise CheckpointError(f"{step} is {str(not wanted).lower()}, which has no equal here")
+    # Older files have a list, of the width first.
+    padded = values["size"]
+    padded = sides(padded[::-1] if isinstance(padded, list) else padded, "size")
+    if padded != size:
+        raise CheckpointError(
+            f"images become {padded[0]} x {padded[1]}, but the encoder reads {size[0]} x {size[1]}"
+        )
+    return Preprocess(
+        size=size,
+        mean=channels(Finite, values["image_mean"], "image_mean"),
+        std=channels(Positive, values["image_std"], "image_std"),
+        fit="pad",
         interpolation=_filter(values["resample"]),
     )
 

@@ -1,12 +1,14 @@
-"""transformers' VisionEncoderDecoderModel: nlpconnect/vit-gpt2-image-captioning, microsoft/trocr-base-* and others.
+"""transformers' VisionEncoderDecoderModel: nlpconnect/vit-gpt2-image-captioning, microsoft/trocr-base-*, Donut.
 
-The encoder is a ViT, DeiT, BEiT or Swin (see `encoders`), the decoder GPT-2, BERT, RoBERTa or TrOCR's.
+The encoder is a ViT, DeiT, BEiT or Swin (see `encoders`), the decoder GPT-2, BERT, RoBERTa, TrOCR's or mBART's.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
+from vlm.fields import is_mark
 from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig
 from vlm.tokenizer import TextConfig
-from vlm.weights import CheckpointError, bert, encoders
+from vlm.weights import CheckpointError, bart, bert, encoders
 from vlm.weights.families import read_json
 from vlm.weights.foreign import (
     Foreign,
@@ -29,7 +32,7 @@ from vlm.weights.foreign import (
     settings,
     token,
 )
-from vlm.weights.tables import From, Table, Weights, module, rows, stacked, tied, transposed
+from vlm.weights.tables import From, Table, Weights, module, rows, tied, transposed
 
 # transformers writes what differs from its own defaults; these are the defaults.
 _GPT2 = {
@@ -73,6 +76,20 @@ _TROCR = {
     "eos_token_id": 2,
 }
 
+_MBART = {
+    "vocab_size": 50265,
+    "d_model": 1024,
+    "decoder_layers": 12,
+    "decoder_attention_heads": 16,
+    "decoder_ffn_dim": 4096,
+    "activation_function": "gelu",
+    "max_position_embeddings": 1024,
+    "scale_embedding": False,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
 _Reader = Callable[[dict[str, Any], Weights, int], tuple[DecoderConfig, Table]]
 
 DROPPED = {
@@ -109,12 +126,13 @@ def read(folder: Path) -> Foreign:
     if projected:
         decoder_table |= module("adapter.project", "enc_to_dec_proj")
     backend = _tokenizer(folder)
+    text = None if family != "mbart" else _document_text(folder, config, values, backend)
     ours = ModelConfig(
         vision=vision,
         adapter=AdapterConfig("linear" if projected else "none"),
         decoder=decoder,
-        text=_text(folder, config, values, backend),
-        tasks=("caption",),
+        text=text or _text(folder, config, values, backend),
+        tasks=("vqa",) if text is not None and text.question else ("caption",),
     )
     return Foreign(ours, weights, table | decoder_table, DROPPED, backend)
 
@@ -157,6 +175,40 @@ def _text(
         caption=token(backend, number("decoder_start_token_id", "bos_token_id")),
         question="",
         answer="",
+    )
+
+
+_TASK = re.compile(r"<s_(.+)>")
+_PRETRAINING = ("synthdog", "iitcdip")  # tasks whose marks all of Donut's tokenizers still have
+
+
+def _document_text(
+    folder: Path, config: dict[str, Any], decoder: dict[str, Any], backend: Backend
+) -> TextConfig | None:
+    """How Donut is asked; None where the vocabulary has no mark of a task.
+
+    A task is a mark that opens and has no partner that closes, the last that fine-tuning added; no file names it. With
+    marks of a question and its answer the task is to answer.
+    """
+    added = sorted(backend.get_added_tokens_decoder().items())
+    marks = [mark.content for _, mark in added]
+    opened = [match[1] for mark in marks if (match := _TASK.fullmatch(mark))]
+    alone = [name for name in opened if f"</s_{name}>" not in marks]
+    tasks = [f"<s_{name}>" for name in alone if name not in (*_PRETRAINING, "answer")]
+    if not tasks:
+        return None
+    hidden = [mark for mark in marks if is_mark(mark)]
+    backend.add_special_tokens([AddedToken(m, special=True, normalized=False) for m in hidden])
+    text = replace(_text(folder, config, decoder, backend), caption=tasks[-1])
+    if not {"<s_question>", "</s_question>", "<s_answer>"} <= set(marks):
+        return replace(text, verbatim=True, fields=True)
+    return replace(
+        text,
+        task=tasks[-1],
+        question="<s_question>",
+        question_end="</s_question>",
+        answer="<s_answer>",
+        verbatim=True,
     )
 
 
@@ -297,8 +349,9 @@ def _trocr(
     )
     table: Table = {
         "decoder.token_embedding.weight": From((f"{body}.embed_tokens.weight",)),
-        # The first two rows are never read.
-        "decoder.position_embedding.weight": From((f"{body}.embed_positions.weight",), rows(2)),
+        "decoder.position_embedding.weight": From(
+            (f"{body}.embed_positions.weight",), rows(bart.OFFSET)
+        ),
     }
     if not config["use_learned_position_embeddings"]:
         table["decoder.position_embedding.weight"] = From(
@@ -312,20 +365,36 @@ def _trocr(
         )
     if normed:
         table |= module("decoder.embedding_norm", f"{body}.layernorm_embedding")
-    for i in range(config["decoder_layers"]):
-        layer = f"{body}.layers.{i}"
-        for offset, attention in enumerate(("self_attn", "encoder_attn")):
-            ours, theirs = f"decoder.sublayers.{3 * i + offset}", f"{layer}.{attention}"
-            table |= module(f"{ours}.norm", f"{theirs}_layer_norm")
-            table |= module(f"{ours}.body.query", f"{theirs}.q_proj")
-            table |= module(
-                f"{ours}.body.key_value", f"{theirs}.k_proj", f"{theirs}.v_proj", how=stacked
-            )
-            table |= module(f"{ours}.body.out", f"{theirs}.out_proj")
-        ours = f"decoder.sublayers.{3 * i + 2}"
-        table |= module(f"{ours}.norm", f"{layer}.final_layer_norm")
-        table |= module(f"{ours}.body.up", f"{layer}.fc1")
-        table |= module(f"{ours}.body.down", f"{layer}.fc2")
+    table |= bart.layers("decoder", f"{body}.layers", config["decoder_layers"])
+    return decoder, table
+
+
+def _mbart(
+    config: dict[str, Any], weights: Weights, memory_width: int
+) -> tuple[DecoderConfig, Table]:
+    body, width = "decoder.model.decoder", config["d_model"]
+    decoder = DecoderConfig(
+        vocab_size=config["vocab_size"],
+        width=width,
+        depth=config["decoder_layers"],
+        heads=config["decoder_attention_heads"],
+        mlp_ratio=config["decoder_ffn_dim"] / width,
+        max_length=config["max_position_embeddings"],
+        memory_width=memory_width,
+        activation=activation(config["activation_function"]),
+        embedding_norm=True,
+        embedding_scale=width**0.5 if config["scale_embedding"] else 1.0,
+        tied=tied(weights, "decoder.lm_head.weight", f"{body}.embed_tokens.weight"),
+    )
+    table: Table = {
+        "decoder.token_embedding.weight": From((f"{body}.embed_tokens.weight",)),
+        "decoder.position_embedding.weight": From(
+            (f"{body}.embed_positions.weight",), rows(bart.OFFSET)
+        ),
+        **module("decoder.embedding_norm", f"{body}.layernorm_embedding"),
+        **module("decoder.final_norm", f"{body}.layer_norm"),
+        **bart.layers("decoder", f"{body}.layers", config["decoder_layers"]),
+    }
     return decoder, table
 
 
@@ -335,6 +404,7 @@ _DECODERS: dict[str, tuple[dict[str, Any], _Reader, str]] = {
     "bert": (_BERT, _bert, "decoder.cls.predictions.decoder.weight"),
     "roberta": (_ROBERTA, _roberta, "decoder.lm_head.decoder.weight"),
     "trocr": (_TROCR, _trocr, "decoder.output_projection.weight"),
+    "mbart": (_MBART, _mbart, "decoder.lm_head.weight"),
 }
 
 
