@@ -423,7 +423,7 @@ def test_models_lists_what_is_on_this_machine(run, tiny_checkpoint, tmp_path, mo
 
 def test_the_app_is_served_as_asked(run, monkeypatch):
     asked = {}
-    monkeypatch.setattr("vlm.app.launch._check_address", lambda host, port: None)
+    monkeypatch.setattr("vlm.app.launch.check_address", lambda host, port: None)
     monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: asked.update(options))
     monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: None)
     options = ["--host", "::1", "--port", 7999, "--root-path", "/vlm"]

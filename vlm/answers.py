@@ -254,14 +254,26 @@ def progress(tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> Progress
 
     The words are sure on which all of them agree.
     """
-    leader = hypotheses[0]
-    shared = leader.ids
+    leader, shared = hypotheses[0], _agreed(hypotheses)
+    sure = _words(tokenizer.settled(shared), leader)
+    return Progress(sure, words_of(tokenizer, leader)[len(sure) :])
+
+
+def sure_text(tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> str:
+    """What a search will say at least: the text up to the last word that `progress` calls sure."""
+    ids = _agreed(hypotheses)
+    sure = tokenizer.settled(ids)
+    return tokenizer.decode(ids)[: sure[-1].stop] if sure else ""
+
+
+def _agreed(hypotheses: Sequence[Hypothesis]) -> tuple[int, ...]:
+    """The ids that all hypotheses begin with that may still win."""
+    shared = hypotheses[0].ids
     ended = [h for h in hypotheses if h.finished]
     for other in [h for h in hypotheses if not h.finished] + ended[:1]:
         pairs = enumerate(zip(shared, other.ids))
         shared = shared[: next((i for i, (a, b) in pairs if a != b), len(other.ids))]
-    sure = _words(tokenizer.settled(shared), leader)
-    return Progress(sure, words_of(tokenizer, leader)[len(sure) :])
+    return shared
 
 
 def with_verdict(line: str, answer: Answer) -> str:

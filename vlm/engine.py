@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from vlm.answers import Answer, Word, progress
+from vlm.answers import Answer, Word, progress, sure_text
 from vlm.captioner import BATCH, Captioner, EncodedImage
 from vlm.generate import Hypothesis
 from vlm.model.decoder import Projected
@@ -50,6 +50,7 @@ class Job(Generic[T]):
         self._tokenizer = tokenizer
         self._hypotheses: Sequence[Hypothesis] = ()
         self._changed = threading.Condition()
+        self._on_news: Callable[[], object] = lambda: None
         self.future.add_done_callback(lambda _: self._wake())
 
     def __iter__(self) -> Iterator[tuple[Word, ...]]:
@@ -78,6 +79,17 @@ class Job(Generic[T]):
         """Take the request back: at once where it waits, between two tokens where it runs."""
         self.future.cancel()
 
+    def watch(self, on_news: Callable[[], object]) -> None:
+        """Have `on_news` called, from the engine's thread, after each token and at the end; it must be quick."""
+        self._on_news = on_news
+        self.future.add_done_callback(lambda _: on_news())
+
+    @property
+    def text(self) -> str:
+        """What a search will say at least, for who watches it; the result's text begins with it."""
+        seen = self._hypotheses
+        return sure_text(self._tokenizer, seen) if seen else ""
+
     @property
     def done(self) -> bool:
         """Whether there is a result, an error or a cancellation."""
@@ -88,6 +100,7 @@ class Job(Generic[T]):
         with self._changed:
             self._hypotheses = hypotheses
             self._changed.notify_all()
+        self._on_news()
 
     def finish(self, result: T) -> None:
         with suppress(InvalidStateError):  # cancelled just now
@@ -141,6 +154,18 @@ class Engine:
         for job in jobs:
             if job.owner == owner:
                 job.cancel()
+
+    @property
+    def alive(self) -> bool:
+        """Whether what is asked will be done: it is not closed, and its thread runs."""
+        return self._thread.is_alive() and not self._closed
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        with self._changed:
+            queues = self._waiting.values()
+            return sum(not job.done for queue in queues for job in queue)
 
     def close(self) -> None:
         """Take back all requests and end the thread, after the token or function that it is at."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradio as gr
+from fastapi import FastAPI
 
+from vlm.addresses import check_address, taken
 from vlm.app.accounts import Accounts
 from vlm.app.component import build
 from vlm.captioner import Captioner
@@ -43,12 +43,9 @@ def serve(
     `vlm.app.accounts`. Raises UserError when the port is taken, or a path or file is wrong.
     """
     accounts = None if auth_file is None else Accounts.read(auth_file)
-    _check_address(host, port)
-    with Engine(captioner) as engine, _photo_folder():
-        blocks = build(engine)
-        # Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
-        blocks._queue.sleep_when_free = POLL_SECONDS
-        blocks._queue.progress_update_sleep_when_free = POLL_SECONDS
+    check_address(host, port)
+    with Engine(captioner) as engine, photo_folder():
+        blocks = _calm(build(engine))
         try:
             blocks.launch(
                 server_name=f"[{host}]" if ":" in host else host,
@@ -67,7 +64,7 @@ def serve(
                 prevent_thread_lock=True,
             )
         except OSError:
-            raise _taken(host, port) from None
+            raise taken(host, port) from None
         if threading.current_thread() is threading.main_thread():
             # systemd and containers stop a program by SIGTERM: end as by Ctrl+C, which deletes photos.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -75,8 +72,41 @@ def serve(
         blocks.block_thread()
 
 
+def page_application(
+    engine: Engine, root_path: str | None = None, accounts: Accounts | None = None
+) -> FastAPI:
+    """The app as an ASGI application, for a server that has more to serve; use it within `photo_folder`.
+
+    Arguments are those of `serve`.
+    """
+    blocks = _calm(build(engine))
+    # What launching takes as arguments, and mounting does not.
+    blocks.max_threads = MAX_WAITING
+    blocks._queue.max_thread_count = MAX_WAITING
+    blocks.state_session_capacity = MAX_PAGES
+    return gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        blocks,
+        path="/",
+        root_path=None if root_path is None else public_path(root_path),
+        auth=None if accounts is None else accounts.admit,
+        max_file_size=MAX_UPLOAD,
+        theme=_theme(),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+    )
+
+
+def _calm(blocks: gr.Blocks) -> gr.Blocks:
+    """Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %."""
+    blocks._queue.sleep_when_free = POLL_SECONDS
+    blocks._queue.progress_update_sleep_when_free = POLL_SECONDS
+    return blocks
+
+
 @contextmanager
-def _photo_folder() -> Iterator[None]:
+def photo_folder() -> Iterator[None]:
     """Keep visitors' photos where no other user of the machine can read them, and delete them at the end."""
     name = "GRADIO_TEMP_DIR"
     parent = os.environ.get(name)
@@ -90,26 +120,6 @@ def _photo_folder() -> Iterator[None]:
             del os.environ[name]
             if parent is not None:
                 os.environ[name] = parent
-
-
-def _check_address(host: str, port: int) -> None:
-    """Raise UserError where nothing can listen: Gradio looks at the port of 127.0.0.1 alone."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise _taken(host, port) from None
-        reason = error.strerror if isinstance(error, OSError) else "it is no name of a machine"
-        raise UserError(
-            f"cannot listen on {host}:{port}: {reason}; --host takes an address of this machine"
-        ) from None
-
-
-def _taken(host: str, port: int) -> UserError:
-    return UserError(f"cannot listen on {host}:{port}; is it taken? Choose another with --port")
 
 
 def public_path(root_path: str) -> str:

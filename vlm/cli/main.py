@@ -18,6 +18,7 @@ from vlm.cli.ask import ask, explain
 from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
+from vlm.cli.serve import app as app_page
 from vlm.cli.serve import serve
 from vlm.cli.weights import convert, export, models
 
@@ -54,7 +55,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "caption": caption,
     "ask": ask,
     "explain": explain,
-    "app": serve,
+    "app": app_page,
+    "serve": serve,
     "models": models,
     "convert": convert,
     "export": export,

@@ -23,7 +23,6 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 # Above these an image costs gigabytes to decode, or PIL's 32-bit box coordinates go wrong; cameras stay well below.
 MAX_PIXELS = 120_000_000
 MAX_SIDE = 65_535  # JPEG's own limit
-_LIMIT = f"the limit is {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE:,} pixels a side"
 
 # The entry of `info` by which `load_image` knows what it made (a copy of 48 megapixels takes 192 MB): the format of the
 # file, a key of FORMATS, or None.
@@ -42,22 +41,23 @@ class _DamageError(ImageError):
     """Pillow gave up on a file that it began to read."""
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Any image source as an upright RGB PIL image; the source is not changed.
 
     Takes a path, bytes, a PIL image, or an array `(H, W)`, `(H, W, 1|3|4)` of uint8, uint16, bool or floats in 0..1.
     EXIF rotation is applied, transparency is laid on white, higher depths become 8 bits, an animated file gives its
     first frame. What this function made is given back as it is, and anything else as an image of its own. Raises
-    ImageError when it is missing, unreadable, no image, truncated, too large, or of a kind that would be misread.
+    ImageError when it is missing, unreadable, no image, truncated, of more than `max_pixels` (up to MAX_PIXELS), or of
+    a kind that would be misread.
     """
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source), "the image")
+        return _to_rgb(_from_array(source), "the image", max_pixels)
     if isinstance(source, Image.Image):
         if source.mode == "RGB" and SOURCE_FORMAT in source.info:
             return source
-        return _to_rgb(source, "the image")
+        return _to_rgb(source, "the image", max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), "the image")
+        return _decode(io.BytesIO(source), "the image", max_pixels)
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(
             f"an image must be a path, bytes, a PIL image or an array, not {type(source).__name__}"
@@ -75,31 +75,31 @@ def load_image(source: ImageSource) -> Image.Image:
         if not path.is_file():
             raise ImageError(f"{path} is not a regular file; save the image in one first")
         with path.open("rb") as file:
-            return _decode(file, str(path))
+            return _decode(file, str(path), max_pixels)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _decode(file: BinaryIO, name: str) -> Image.Image:
+def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     if file.seek(0, io.SEEK_END) == 0:
         raise ImageError(f"{name} is empty (0 bytes)")
     try:
-        return _to_rgb(_open(file, name), name)
+        return _to_rgb(_open(file, name), name, max_pixels)
     except _DamageError as error:
         file.seek(0)
-        picture = _mended(file.read(), name)
+        picture = _mended(file.read(), name, max_pixels)
         if picture is None:
             raise error from None
         return picture
 
 
-def _mended(data: bytes, name: str) -> Image.Image | None:
+def _mended(data: bytes, name: str, max_pixels: int) -> Image.Image | None:
     """The picture of a file that Pillow refuses but whose pixels are sound, if they are."""
     picture, seen = None, set()
     for copy in copies(data):
         del picture  # before the next is decoded: a photo of 48 megapixels takes 192 MB
         try:
-            picture = _to_rgb(_open(io.BytesIO(copy), name), name)
+            picture = _to_rgb(_open(io.BytesIO(copy), name), name, max_pixels)
         except _DamageError:
             return None
         seen.add(sha256(picture.tobytes()).digest())
@@ -116,7 +116,9 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     except UnidentifiedImageError:
         return _open_other(file, name)
     except Image.DecompressionBombError:
-        raise ImageError(f"{name} is too large: {_LIMIT}; make it smaller first") from None
+        raise ImageError(
+            f"{name} is too large: {_limit(MAX_PIXELS)}; make it smaller first"
+        ) from None
     except Exception as error:  # damaged headers lead PIL into errors of any type
         raise _damaged(name, error) from None
 
@@ -177,12 +179,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels: {image.width} x {image.height}")
-    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+    if image.width * image.height > min(max_pixels, MAX_PIXELS) or max(image.size) > MAX_SIDE:
         raise ImageError(
-            f"{name} is too large, {image.width:,} x {image.height:,}: {_LIMIT}; make it smaller first"
+            f"{name} is too large, {image.width:,} x {image.height:,}: {_limit(max_pixels)}; make it smaller first"
         )
     try:
         steer(image)
@@ -205,6 +207,11 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     # Nothing of the old stays: an orientation would be applied again by the next reader.
     picture.info = {SOURCE_FORMAT: "JPEG" if image.format == "MPO" else image.format}
     return picture
+
+
+def _limit(max_pixels: int) -> str:
+    megapixels = min(max_pixels, MAX_PIXELS) / 1_000_000
+    return f"the limit is {megapixels:g} megapixels and {MAX_SIDE:,} pixels a side"
 
 
 def _is_clear(picture: Image.Image) -> bool:
