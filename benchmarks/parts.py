@@ -285,7 +285,9 @@ def _token(image: EncodedImage, beams: int) -> Side:
     def run() -> Run:
         projected, prompts = captioner.start([image], None)
         times, written = [], []
-        for step in captioner.steps(projected, prompts, options, answering=False):
+        for step in captioner.steps(
+            projected, prompts, options, answering=False, nudges=captioner.nudges([image], None)
+        ):
             times.append(time.perf_counter())
             written = [list(hypotheses[0].ids) for hypotheses in step]
         return Run(between_tokens(times), written)

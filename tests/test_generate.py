@@ -11,6 +11,7 @@ from vlm.generate import generate, stream
 from vlm.model.config import DecoderConfig
 from vlm.model.decoder import Decoder
 from vlm.model.memory import image_memory
+from vlm.nudges import Nudge
 from vlm.options import OptionError, Options
 
 PAD, END, START = 0, 1, 2
@@ -63,7 +64,8 @@ def test_one_beam_of_the_beam_search_equals_greedy(seed):
     projected = project(decoder, 2)
     options = Options(max_tokens=8)
     with torch.inference_mode():
-        *_, beam = _beam(decoder, projected, [[START], [START]], END, PAD, options)
+        prompts = [[START], [START]]
+        *_, beam = _beam(decoder, projected, prompts, END, PAD, options, 1.0, [Nudge()] * 2)
     greedy = generate(decoder, projected, [[START], [START]], END, PAD, options)
     assert [h[0].ids for h in beam] == [h[0].ids for h in greedy]
     assert beam[0][0].score == pytest.approx(greedy[0][0].score, abs=1e-5)
@@ -342,3 +344,35 @@ def test_calibration_changes_probabilities_and_no_word(options):
         expected = (decoder.logits(hidden) / 4).log_softmax(-1)
         chosen = expected.gather(1, torch.tensor(ids)[:, None])[:, 0].tolist()
         assert list(hypothesis.logprobs) == pytest.approx(chosen, abs=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_nudge_has_a_phrase_said_once_and_leaves_the_other_prompt_alone(beams):
+    decoder = make()
+    projected = project(decoder, 2)
+    options = Options(beams=beams, max_tokens=12)
+    plain = generate(decoder, projected, [[START]] * 2, END, PAD, options)
+    phrase = (17, 23, 11)
+    assert not any(token in phrase for (best, *_) in plain for token in best.ids)
+    nudges = [Nudge(), Nudge((phrase,), 50.0)]
+    nudged = generate(decoder, projected, [[START]] * 2, END, PAD, options, nudges=nudges)
+    assert nudged[0][0].ids == plain[0][0].ids
+    said = nudged[1][0]
+    assert said.ids[:3] == phrase
+    assert said.ids[3:].count(phrase[0]) == plain[1][0].ids.count(phrase[0])
+    own = logprob(decoder, projected.select(torch.tensor([1])), [START], [*said.ids, END])
+    if said.finished:  # what is told is what the model thinks, not what it was nudged to
+        assert sum(said.logprobs) == pytest.approx(own, abs=1e-4)
+
+
+def test_a_small_nudge_decides_between_words_that_are_nearly_alike():
+    decoder = make()
+    projected = project(decoder)
+    options = Options(max_tokens=1)
+    logits = decoder.logits(decoder(torch.tensor([[START]]), projected).hidden[0, -1])
+    best, second = logits.topk(2).indices.tolist()
+    gap = (logits[best] - logits[second]).item()
+    for nats, expected in ((gap - 0.01, best), (gap + 0.01, second)):
+        nudges = [Nudge(((second,),), nats)]
+        ((said,),) = generate(decoder, projected, [[START]], END, PAD, options, nudges=nudges)
+        assert said.ids == (expected,)

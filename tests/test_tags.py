@@ -73,6 +73,15 @@ def test_unsure_names_and_classes_without_a_name_are_masked(tagger: Tagger) -> N
     assert "" in nameless.segments[0].words[0]
 
 
+def test_only_sure_names_are_phrases_to_favour_and_only_while_they_are_shown(
+    tagger: Tagger,
+) -> None:
+    memory = tagger(torch.cat([patches(c5=0.97), patches(c5=0.5)]), nn.Embedding(9, 8))
+    assert memory.sure == [((3, 4, 5),), ()]
+    assert memory.select([1, 0]).sure == [(), ((3, 4, 5),)]
+    assert replace(memory, mask=torch.zeros_like(memory.real)).sure == [(), ()]
+
+
 def test_a_name_of_several_tokens_has_a_slot_for_each(tagger: Tagger) -> None:
     words = nn.Embedding(9, 8)
     memory = tagger(patches(c5=0.97), words)

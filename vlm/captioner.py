@@ -33,6 +33,7 @@ from vlm.images import Frame, ImageError, ImageSource, load_image
 from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
+from vlm.nudges import Nudge
 from vlm.options import ANSWER, CAPTION, READING, Options, choose
 from vlm.prompts import (
     Prompt,
@@ -91,7 +92,9 @@ class EncodedImage:
         start = time.perf_counter()
         asked = None if question is None else [question]
         projected, prompts = self.captioner.start([self], asked)
-        for (hypotheses,) in self.captioner.steps(projected, prompts, chosen, question is not None):
+        nudges = self.captioner.nudges([self], asked)
+        answering = question is not None
+        for (hypotheses,) in self.captioner.steps(projected, prompts, chosen, answering, nudges):
             yield progress(self.captioner.tokenizer, hypotheses)
         ms = (time.perf_counter() - start) * 1000
         answer = self.captioner.answer(self, question, hypotheses, ms)
@@ -285,14 +288,30 @@ class Captioner:
         prompts: Sequence[Sequence[int]],
         options: Options,
         answering: bool,
+        nudges: Sequence[Nudge],
         wanted: Callable[[int], bool] = lambda prompt: True,
     ) -> Iterator[list[list[Hypothesis]]]:
         """The hypotheses after each token, of answers or of captions; see `vlm.generate.stream`."""
-        decoder, end, pad = self.model.decoder, self.tokenizer.end, self.tokenizer.pad
-        calibration = self.calibration(answering)
         return stream(
-            decoder, projected, prompts, end, pad, options, wanted=wanted, calibration=calibration
+            self.model.decoder,
+            projected,
+            prompts,
+            self.tokenizer.end,
+            self.tokenizer.pad,
+            options,
+            wanted=wanted,
+            calibration=self.calibration(answering),
+            nudges=nudges,
         )
+
+    def nudges(
+        self, images: Sequence[EncodedImage], questions: Sequence[str] | None
+    ) -> list[Nudge]:
+        """What each prompt's text is nudged to use, in the order of `start`'s prompts; answers are not."""
+        if questions is not None:
+            return [Nudge()] * (len(images) * len(questions))
+        nats = 0.0 if self.model.config.tags is None else self.model.config.tags.nudge
+        return [Nudge(image.memory.sure[0] if nats else (), nats) for image in images]
 
     def calibration(self, answering: bool) -> float:
         """What logits are divided by where the probabilities of answers, or of captions, are told."""
@@ -309,7 +328,14 @@ class Captioner:
         end, pad = self.tokenizer.end, self.tokenizer.pad
         calibration = self.calibration(questions is not None)
         results = generate(
-            self.model.decoder, projected, prompts, end, pad, options, calibration=calibration
+            self.model.decoder,
+            projected,
+            prompts,
+            end,
+            pad,
+            options,
+            calibration=calibration,
+            nudges=self.nudges(images, questions),
         )
         ms = (time.perf_counter() - start) * 1000 / len(prompts)
         pairs = [(image, question) for image in images for question in asked]

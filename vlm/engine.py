@@ -271,6 +271,13 @@ class Engine:
             prompts,
             searches[0].options,
             answering=searches[0].question is not None,
+            nudges=[
+                nudge
+                for s in searches
+                for nudge in captioner.nudges(
+                    [s.image], None if s.question is None else [s.question]
+                )
+            ],
             wanted=lambda row: not jobs[row].done,
         )
         for step in steps:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlm.model.decoder import Cache, Decoder, Projected
+from vlm.nudges import Nudge, nudged
 from vlm.options import Options
 
 _NEVER = -1e9  # a score no hypothesis reaches; finite, so that sums of it stay numbers
@@ -42,13 +43,15 @@ def stream(
     seeds: Sequence[int] | None = None,
     wanted: Callable[[int], bool] = lambda prompt: True,
     calibration: float = 1.0,
+    nudges: Sequence[Nudge] = (),
 ) -> Iterator[list[list[Hypothesis]]]:
     """Yield, after each token, every prompt's hypotheses that may still win, best first; the last yield is the result.
 
     Prompts of one image follow each other, and every image has as many: `len(prompts)` is a multiple of the
     projection's batch. `seeds`, one a prompt, stand in for `options.seed`, which all prompts share. The words of a
     single candidate, greedy or sampled, never change once yielded; of beams those stay on which all agree.
-    `calibration` changes the probabilities that words are given, and no word.
+    `calibration` changes the probabilities that words are given, and no word; `nudges`, one a prompt, change what is
+    chosen, and no probability that is told.
     A prompt that is not `wanted`, asked by its number after each token, leaves the batch with the hypotheses it has.
     Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
     """
@@ -63,11 +66,14 @@ def stream(
         max_tokens=min(options.max_tokens, room),
         min_tokens=min(options.min_tokens, room),
     )
+    nudges = list(nudges) or [Nudge()] * len(prompts)
     if options.beams > 1:
-        steps = _beam(decoder, projected, prompts, end, pad, options, calibration)
+        steps = _beam(decoder, projected, prompts, end, pad, options, calibration, nudges)
     else:
         chances = [options.seed] * len(prompts) if seeds is None else seeds
-        steps = _ancestral(decoder, projected, prompts, end, pad, options, chances, calibration)
+        steps = _ancestral(
+            decoder, projected, prompts, end, pad, options, chances, calibration, nudges
+        )
     results: list[list[Hypothesis]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
     going: list[int] | None = None
@@ -95,9 +101,20 @@ def generate(
     options: Options,
     seeds: Sequence[int] | None = None,
     calibration: float = 1.0,
+    nudges: Sequence[Nudge] = (),
 ) -> list[list[Hypothesis]]:
     """Every prompt's finished hypotheses, best first: `stream`, drained."""
-    steps = stream(decoder, projected, prompts, end, pad, options, seeds, calibration=calibration)
+    steps = stream(
+        decoder,
+        projected,
+        prompts,
+        end,
+        pad,
+        options,
+        seeds,
+        calibration=calibration,
+        nudges=nudges,
+    )
     return deque(steps, maxlen=1).pop()
 
 
@@ -110,6 +127,7 @@ def _ancestral(
     options: Options,
     seeds: Sequence[int | None],
     calibration: float,
+    nudges: Sequence[Nudge],
 ) -> Search:
     """Greedy decoding, or independent samples of each prompt."""
     state = _State.start(decoder, projected, prompts, pad, options.candidates)
@@ -128,7 +146,8 @@ def _ancestral(
     totals = torch.zeros(count, device=device)  # of the model's own log-probabilities
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     for length in range(1, options.max_tokens + 1):
-        scores = _controlled(state.logits, tokens, length, end, options)
+        scores = nudged(state.logits, tokens, nudges, options.candidates)
+        scores = _controlled(scores, tokens, length, end, options)
         chance = drawn[:, length - 1] if options.sample else None
         chosen = scores.argmax(dim=-1) if chance is None else _draw(scores, chance, options)
         chosen = chosen.masked_fill(finished, pad)
@@ -151,6 +170,7 @@ def _ancestral(
             state = state.select(going, options.candidates)
             tokens, chosen_logprobs, finished = tokens[rows], chosen_logprobs[rows], finished[rows]
             totals = totals[rows]
+            nudges = [nudges[i] for i in going]
             if options.sample:
                 drawn = drawn[rows]
         if length == options.max_tokens or bool(finished.all()):
@@ -165,7 +185,8 @@ def _beam(
     end: int,
     pad: int,
     options: Options,
-    calibration: float = 1.0,
+    calibration: float,
+    nudges: Sequence[Nudge],
 ) -> Search:
     """Beam search; a prompt stops when its best running beam, ended now, would not beat its worst finished one."""
     beams, count = options.beams, len(prompts)
@@ -179,7 +200,8 @@ def _beam(
     open_prompts = [True] * count
     for length in range(1, options.max_tokens + 1):
         own, calibrated = _logprobs(state.logits, calibration)  # (R, V)
-        controlled = _controlled(state.logits, tokens, length, end, options)
+        controlled = nudged(state.logits, tokens, nudges, beams)
+        controlled = _controlled(controlled, tokens, length, end, options)
         ranked = own if controlled is state.logits else controlled.log_softmax(dim=-1)
         # Of twice as many continuations at most half end, so enough are left to go on.
         likely, likely_tokens = ranked.topk(min(2 * beams, vocab_size), dim=1)  # (R, k)
@@ -225,6 +247,7 @@ def _beam(
             own = _rows(going, beams, device)
             tokens, token_logprobs, running = tokens[own], token_logprobs[own], running[going]
             finished, open_prompts = [finished[i] for i in going], [open_prompts[i] for i in going]
+            nudges = [nudges[i] for i in going]
             if not any(open_prompts):
                 return
             rows = rows[own] - own + torch.arange(len(own), device=device)

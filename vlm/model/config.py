@@ -146,7 +146,8 @@ class TagsConfig:
     """Words for the decoder to attend to, from a classifier over the mean of the encoder's patches.
 
     The classifier's `classes` have fewer everyday `names`, of at most `length` tokens each. The `top` most probable
-    names are given where they have a probability of `least` or more.
+    names are given where they have a probability of `least` or more. From `sure` on a caption is nudged to use the
+    name: each of its tokens becomes likelier by `nudge` nats, see `vlm.nudges`.
     """
 
     classes: Count
@@ -154,6 +155,8 @@ class TagsConfig:
     length: Count
     top: Count = 4
     least: Annotated[float, _ABOVE_ZERO] = 0.05
+    sure: Annotated[float, _ABOVE_ZERO] = 0.85
+    nudge: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, ConfigError)

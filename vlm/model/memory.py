@@ -14,7 +14,7 @@ class Segment:
     """Slots `[start, stop)` of a memory by name, e.g. "image", "class", "tags".
 
     `grid` is `(h, w)` where they are an image's patches, or draw on them; `words` are what the slots spell where they
-    are words, one tuple an image of the batch.
+    are words, one tuple an image of the batch, and `sure` the token ids of those phrases among them that are sure.
     """
 
     name: str
@@ -22,6 +22,13 @@ class Segment:
     stop: int
     grid: tuple[int, int] | None = None
     words: tuple[tuple[str, ...], ...] | None = None
+    sure: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+
+    def select(self, images: Sequence[int]) -> Segment:
+        """The segment of some images of the batch."""
+        words = self.words and tuple(self.words[i] for i in images)
+        sure = self.sure and tuple(self.sure[i] for i in images)
+        return replace(self, words=words, sure=sure)
 
 
 @dataclass(frozen=True)
@@ -69,16 +76,23 @@ class Memory:
     def select(self, rows: Tensor | list[int]) -> Memory:
         """The memory of some images of the batch."""
         rows = torch.as_tensor(rows, device=self.tokens.device)
-        segments = tuple(
-            s if s.words is None else replace(s, words=tuple(s.words[i] for i in rows.tolist()))
-            for s in self.segments
-        )
+        segments = tuple(segment.select(rows.tolist()) for segment in self.segments)
         return Memory(
             self.tokens[rows],
             segments,
             None if self.mask is None else self.mask[rows],
             None if self.lift is None else self.lift[rows],
         )
+
+    @property
+    def sure(self) -> list[tuple[tuple[int, ...], ...]]:
+        """The phrases, as token ids, that are sure to be in each image and not hidden."""
+        found: list[tuple[tuple[int, ...], ...]] = [()] * len(self.tokens)
+        for segment in self.segments:
+            shown = self.real[:, segment.start : segment.stop].any(dim=1).tolist()
+            for image, phrases in enumerate(segment.sure or ()):
+                found[image] += phrases if shown[image] else ()
+        return found
 
     @staticmethod
     def concat(parts: Sequence[Memory]) -> Memory:

@@ -74,7 +74,7 @@ class Tagger(nn.Module):
         slots, real = self.slots(tags, words)
         segment = Segment("tags", 0, slots.shape[1])
         if not self.training:  # where someone may ask what was read
-            segment = replace(segment, words=self._words(tags, real))
+            segment = replace(segment, words=self._words(tags, real), sure=self._sure(tags))
         return Memory(slots, (segment,), real)
 
     def slots(self, tags: Tags, words: nn.Module) -> tuple[Tensor, Tensor]:
@@ -95,4 +95,16 @@ class Tagger(nn.Module):
         return tuple(
             tuple(self.config.names[n] if there else "" for n, there in zip(*row, strict=True))
             for row in zip(names.tolist(), real.tolist(), strict=True)
+        )
+
+    def _sure(self, tags: Tags) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """The token ids of each image's sure names."""
+        ids = self.tokens[tags.names].tolist()  # (B, top, length)
+        return tuple(
+            tuple(
+                tuple(token for token in name if token != NO_TOKEN)
+                for name, probability in zip(*row, strict=True)
+                if probability >= self.config.sure
+            )
+            for row in zip(ids, tags.probabilities.tolist(), strict=True)
         )
