@@ -22,7 +22,7 @@ MARIAN = {"encoder": {"model_type": "dinov2"}, "decoder": {"model_type": "marian
 VED = "VisionEncoderDecoderModel"
 OTHERS = [
     # a file of the folder, what it holds, and what the message calls it
-    ("config.json", {"architectures": ["Florence2ForConditionalGeneration"]}, "Florence2For"),
+    ("config.json", {"architectures": ["Kosmos2ForConditionalGeneration"]}, "Kosmos2For"),
     ("config.json", {"model_type": "llava", "architectures": ["LlavaForX"]}, "LlavaForX"),
     ("config.json", {"model_type": "paligemma"}, "paligemma"),
     ("config.json", {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHead"),
@@ -60,6 +60,10 @@ def test_another_family_is_told_which_are_read(tmp_path, file, values, named):
         ({"architectures": [VED]}, Family("vision-encoder-decoder", ("caption",))),
         ({"model_type": "vision-encoder-decoder"}, Family("vision-encoder-decoder", ("caption",))),
         ({"model_type": "blip", "architectures": ["MyOwnBlip"]}, Family("blip", ("caption",))),
+        (
+            {"model_type": "florence2", "architectures": ["Florence2ForConditionalGeneration"]},
+            Family("florence-2", ("caption", "vqa", "locate")),
+        ),
         ({"format_version": 1, "model_type": "llava"}, None),
         ({"decoder": {}}, None),  # ours, damaged
     ],

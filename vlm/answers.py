@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vlm.boxes import Place
     from vlm.captioner import EncodedImage
     from vlm.explain.maps import WordMap
     from vlm.explain.method import Head
@@ -97,7 +98,7 @@ class Answer:
     milliseconds spent on "encode" and "decode". A pickled Answer leaves its image behind, and then has no maps.
     `logprobs` are those of `ids`, and of the end where it `finished`. `verdict` says how far to trust the text; it is
     None where the checkpoint was never fitted to tell, as with those of other libraries. `fields` are what a parser of
-    documents read, as JSON has them; see `vlm.fields`.
+    documents read, as JSON has them; see `vlm.fields`. `places` are the boxes that a text names by location tokens.
     """
 
     text: str
@@ -113,6 +114,7 @@ class Answer:
     logprobs: tuple[float, ...] = field(repr=False)
     verdict: Verdict | None = None
     fields: Any = None
+    places: tuple[Place, ...] = ()
 
     @cached_property
     def image_effect(self) -> ImageEffect:
@@ -203,6 +205,8 @@ class Answer:
         }
         if self.fields is not None:
             rest["fields"] = self.fields
+        if self.places:
+            rest["places"] = [place.to_dict() for place in self.places]
         if self.question is not None:
             others = [{"answer": o.text, "confidence": o.confidence} for o in self.alternatives]
             said = {"question": self.question, "answer": self.text, **rest}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -23,6 +23,7 @@ from vlm.answers import (
     progress,
     words_of,
 )
+from vlm.boxes import Place, places_of
 from vlm.explain.finished import Finished
 from vlm.explain.maps import WordMap, word_maps
 from vlm.explain.method import Choice, Head
@@ -34,11 +35,12 @@ from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.nudges import Nudge
-from vlm.options import ANSWER, CAPTION, READING, Options, choose
+from vlm.options import ANSWER, CAPTION, READING, TOLD, Options, choose
 from vlm.prompts import (
     Prompt,
     QuestionError,
     caption_prompt,
+    instruction,
     question_prompt,
     text_ids,
 )
@@ -66,6 +68,30 @@ class EncodedImage:
     def parse(self, **options: Any) -> Answer:
         """Read a document to its end, for its `fields` where the model marks them; greedily by default."""
         return self.captioner.write([self], None, choose(READING, options))[0]
+
+    def tell(self, name: str, text: str = "", **options: Any) -> Answer:
+        """Have one of the things done that the model was trained to be told, such as "ocr" or "find".
+
+        `text` is what some of them are about. Raises QuestionError when there is no such, or the text is missing.
+        """
+        told = instruction(self.captioner.tokenizer, name, text)
+        return self.captioner.write([self], [told], choose(TOLD, options))[0]
+
+    def describe(self, detail: Literal["detailed", "more detailed"], **options: Any) -> Answer:
+        """A caption of a sentence or two, or of a paragraph; see `tell`."""
+        return self.tell(f"{detail} caption", **options)
+
+    def ocr(self, places: bool = False, **options: Any) -> Answer:
+        """The text in the image, or each line of it with its `places`; see `tell`."""
+        return self.tell("ocr with regions" if places else "ocr", **options)
+
+    def detect(self, described: bool = False, **options: Any) -> Answer:
+        """The things in the image, by category or each `described`, with their `places`; see `tell`."""
+        return self.tell("describe regions" if described else "detect", **options)
+
+    def ground(self, caption: str, **options: Any) -> Answer:
+        """The phrases of a caption, with their `places`; see `tell`."""
+        return self.tell("ground", caption, **options)
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer a question. Raises QuestionError when it is empty or too long."""
@@ -256,12 +282,17 @@ class Captioner:
         return answers
 
     def prompt(self, question: str | None) -> Prompt:
-        """What starts a caption, or the answer to a question. Raises QuestionError where there can be none."""
+        """What starts a caption, or the answer to a question; with a reader, what that reads.
+
+        Raises QuestionError where there can be none.
+        """
         if question is None:
             if "caption" not in self.model.config.tasks:
                 raise QuestionError("this model writes no captions; ask it a question")
-            return caption_prompt(self.tokenizer)
-        if "vqa" not in self.model.config.tasks:
+            if self.model.reader is None:
+                return caption_prompt(self.tokenizer)
+            question = instruction(self.tokenizer, "caption")
+        elif "vqa" not in self.model.config.tasks:
             raise QuestionError("this model answers no questions; it writes captions")
         room = (self.model.config.reader or self.model.config.decoder).max_length
         return question_prompt(self.tokenizer, question, room)
@@ -277,7 +308,7 @@ class Captioner:
         asked: list[str | None] = list(questions) if questions is not None else [None]
         prompts = [self.prompt(question).ids for _ in images for question in asked]
         projected = Projected.stack([image.projected for image in images])
-        if questions is None or self.model.reader is None:
+        if self.model.reader is None:
             return projected, prompts
         read = self.model.decoder.project(self.model.read(projected, prompts))
         return read, [caption_prompt(self.tokenizer).ids for _ in prompts]
@@ -410,6 +441,15 @@ class Captioner:
             return "sure"
         return "guess" if sureness < guess else "unsure"
 
+    def places(
+        self, image: EncodedImage, question: str | None, ids: Sequence[int]
+    ) -> tuple[Place, ...]:
+        """The places that a text names; lines of text have four corners, all else two."""
+        if "locate" not in self.model.config.tasks:
+            return ()
+        lines = question == self.tokenizer.config.instructions.get("ocr with regions")
+        return places_of(self.tokenizer, ids, image.frame, corners=4 if lines else 2)
+
     def answer(
         self,
         image: EncodedImage,
@@ -436,6 +476,7 @@ class Captioner:
             logprobs=hypothesis.logprobs,
             verdict=self.verdict(image, question is not None, best.confidence, hypothesis.logprobs),
             fields=fields_of(self.tokenizer, hypothesis.ids) if has_fields else None,
+            places=self.places(image, question, hypothesis.ids),
         )
 
 

@@ -327,7 +327,7 @@ class _State:
         """The state of some prompts, each of which has `copies` rows."""
         rows = _rows(prompts, copies, self.logits.device)
         cache = tuple((k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.cache)
-        images = len(self.projected.layers[0][0])
+        images = self.projected.images
         prompts_per_image = len(self.logits) // copies // images
         projected = self.projected.select(rows[::copies] // copies // prompts_per_image)
         valid = None if self.valid is None else self.valid[rows]

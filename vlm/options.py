@@ -68,6 +68,8 @@ ANSWER = Options(beams=5, candidates=5, min_tokens=1, max_tokens=12, length_pena
 
 # A document is read to its end; the decoder's room is the limit.
 READING = Options(max_tokens=4096)
+# What Florence-2 is told to do, as its makers choose words.
+TOLD = Options(beams=3, max_tokens=4096, no_repeat_ngram=3)
 
 
 def choose(defaults: Options, given: Mapping[str, Any]) -> Options:

@@ -61,7 +61,22 @@ def clean_question(text: str) -> str:
 
 def caption_prompt(tokenizer: Tokenizer) -> Prompt:
     """What a caption continues, and with a reader an answer, too."""
-    return Prompt((tokenizer.caption, *tokenizer.encode(tokenizer.config.prompt)))
+    start = [i for i in (tokenizer.caption, tokenizer.begin) if i is not None]
+    return Prompt((*start, *tokenizer.encode(tokenizer.config.prompt)))
+
+
+def instruction(tokenizer: Tokenizer, name: str, text: str = "") -> str:
+    """What tells a model to do something by name, about a text of the user's where that is a part of it.
+
+    Raises QuestionError when it was not trained to do that, or the text is missing.
+    """
+    known = tokenizer.config.instructions
+    if name not in known:
+        told = f"; it knows {', '.join(known)}" if known else ""
+        raise QuestionError(f"this model was not trained for {name!r}{told}")
+    if "{}" in known[name] and not clean_text(text):
+        raise QuestionError(f"{name} needs a text; write one")
+    return known[name].replace("{}", text.strip())
 
 
 def question_prompt(tokenizer: Tokenizer, question: str, room: int | None = None) -> Prompt:

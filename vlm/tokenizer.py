@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -23,8 +23,10 @@ class TextConfig:
     A caption's prompt is `[caption]`, and the words of `prompt` if any; a question's is `[question] words [answer]`.
     Where a reader reads the question, its answer starts as a caption does. The text ends with `end`. A model that
     answers no questions leaves `question` and `answer` empty. `task` stands before a question and `question_end` behind
-    its words, where a model has such marks. Of a model that was trained on questions as people write them, `verbatim`
-    keeps their case and their marks. `fields` says that texts hold marked fields, see `vlm.fields`.
+    its words, where a model has such marks; `begin` is the token that every text of it begins with, behind the prompt.
+    Of a model that was trained on questions as people write them, `verbatim` keeps their case and their marks. `fields`
+    says that texts hold marked fields, see `vlm.fields`. `instructions` are what a model was trained to be told, by a
+    name such as "caption", with {} where a text of the user's goes.
     """
 
     pad: str = "<pad>"
@@ -35,8 +37,10 @@ class TextConfig:
     prompt: str = ""
     task: str = ""
     question_end: str = ""
+    begin: str = ""
     verbatim: bool = False
     fields: bool = False
+    instructions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -66,6 +70,7 @@ class Tokenizer:
         # Both are empty where the model answers no questions.
         self.question = self._special(config.question) if config.question else None
         self.answer = self._special(config.answer) if config.answer else None
+        self.begin = self._special(config.begin) if config.begin else None
         self.task = self._special(config.task) if config.task else None
         self.question_end = self._special(config.question_end) if config.question_end else None
 

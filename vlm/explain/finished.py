@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
-from vlm.prompts import Prompt, caption_prompt, question_prompt
+from vlm.prompts import Prompt, caption_prompt, instruction, question_prompt
 from vlm.runtimes import Runtime
 from vlm.tokenizer import Tokenizer
 
@@ -34,9 +34,11 @@ class Finished:
 
     @cached_property
     def asked(self) -> Prompt:
-        """What asked the question."""
-        assert self.question is not None
-        return question_prompt(self.tokenizer, self.question)
+        """What asked the question, or told a reader to caption."""
+        question = self.question
+        if question is None:
+            question = instruction(self.tokenizer, "caption")
+        return question_prompt(self.tokenizer, question)
 
     @cached_property
     def prompt(self) -> Prompt:

@@ -37,11 +37,7 @@ def with_slots(finished: Finished, shown: Tensor) -> Iterator[Projected]:
     """The memory's projection with the slots `shown` `(N, S)` alone, in batches, as views of what is there."""
     numbers = finished.sequence.shape[1] * finished.model.config.decoder.vocab_size
     for part in shown.split(max(1, BUDGET // numbers)):
-        layers = tuple(
-            (keys.expand(len(part), -1, -1, -1), values.expand(len(part), -1, -1, -1))
-            for keys, values in finished.projected.layers
-        )
-        yield Projected(layers, part)
+        yield finished.projected.showing(part)
 
 
 @torch.inference_mode()
@@ -80,10 +76,12 @@ def _logits(finished: Finished, hidden: Tensor) -> Tensor:
 
 def _passes(finished: Finished, projected: Projected) -> tuple[Tensor, Tensor | None]:
     """Hidden states `(N, T, D)` of the text over N memories, and with a reader those of its question."""
-    model, count, read = finished.model, len(projected.layers[0][0]), None
-    if finished.question is not None and model.reader is not None:
+    model, count, read = finished.model, projected.images, None
+    if model.reader is not None:
         memory = model.read(projected, [finished.asked.ids] * count)
-        projected, read = model.decoder.project(memory), memory.tokens
+        question = memory.segments[-1]
+        projected = model.decoder.project(memory)
+        read = memory.tokens[:, question.start : question.stop]
     return model.decoder(finished.sequence.expand(count, -1), projected).hidden, read
 
 

@@ -18,8 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from vlm.explain.contrast import decisions_of
 from vlm.explain.finished import Finished
+from vlm.explain.hops import with_question
 from vlm.explain.method import Choice, Looks, MethodError, looks
 from vlm.model.decoder import Decoder, Projected
+from vlm.model.joint_reader import JointReader
 from vlm.model.memory import Memory, Segment
 from vlm.model.model import VisionLanguageModel
 from vlm.runtimes.packed import PackedLinear
@@ -49,11 +51,13 @@ def relevance(finished: Finished, choice: Choice) -> tuple[Looks, Looks | None]:
     with torch.inference_mode(False), torch.enable_grad():
         memory, encoder = _encoded(finished, model)
         projected = model.project(memory)
-        passes = []
-        if finished.question is not None and model.reader is not None:
+        passes, seen_by = [], memory
+        if model.reader is not None:
             ids = torch.tensor([finished.asked.ids], device=model.device)
-            passes.append(_watched(model.reader, ids, projected))
-            read = Memory(passes[0].hidden, (Segment("question", 0, ids.shape[1]),))
+            if isinstance(model.reader, JointReader):
+                seen_by = with_question(memory, ids.shape[1])
+            read, one = _watched_reader(model.reader, ids, projected)
+            passes.append(one)
             projected = model.decoder.project(read)
         passes.append(_watched(model.decoder, finished.sequence.clone(), projected))
         kept = [*encoder, *(weights for one in passes for weights in one.attention)]
@@ -66,7 +70,7 @@ def relevance(finished: Finished, choice: Choice) -> tuple[Looks, Looks | None]:
             for one in passes:
                 own = relevance_of_slots(one.kinds, [next(weighed) for _ in one.attention])
                 onto = own if onto is None else own @ onto
-                seen.append(_looks(memory, onto, patches))
+                seen.append(_looks(seen_by, onto, patches))
             return seen
 
         logits = model.decoder.logits(passes[-1].hidden[0, prompt - 1 :])  # (T + 1, V)
@@ -74,7 +78,8 @@ def relevance(finished: Finished, choice: Choice) -> tuple[Looks, Looks | None]:
         *of_question, of_prompt = look(sum((t for _, t in targets), logits.new_zeros(())))
         parts = [of_prompt.rows(finished.rows[:prompt])]
         parts += [look(target)[-1].rows([prompt - 1 + place]) for place, target in targets]
-    return Looks.joined(parts), of_question[0] if of_question else None
+    asked = slice(-len(finished.asked.ids), None) if of_question else slice(None)
+    return Looks.joined(parts), of_question[0].rows(asked) if of_question else None
 
 
 def relevance_of_slots(kinds: str, weighed: Sequence[Tensor]) -> Tensor:
@@ -82,6 +87,8 @@ def relevance_of_slots(kinds: str, weighed: Sequence[Tensor]) -> Tensor:
 
     The paper's equations 6 to 10, where a row is the token that looks.
     """
+    if "c" not in kinds:  # a joint reader's: the slots are among the tokens
+        return _normalised(_rolled(weighed))
     (cross, *_) = (weights for kind, weights in zip(kinds, weighed) if kind == "c")
     itself, onto = torch.eye(len(cross), device=cross.device), torch.zeros_like(cross)
     for kind, weights in zip(kinds, weighed):
@@ -96,10 +103,15 @@ def _encoder_relevance(weighed: Sequence[Tensor]) -> Tensor | None:
     """How relevant an encoder's tokens are to what leaves it, `(N, N)`, normalised."""
     if not weighed:
         return None
+    return _normalised(_rolled(weighed))
+
+
+def _rolled(weighed: Sequence[Tensor]) -> Tensor:
+    """How relevant tokens are to each other behind all layers of self-attention, `(N, N)`."""
     itself = torch.eye(len(weighed[0]), device=weighed[0].device)
     for weights in weighed:
         itself = itself + weights @ itself
-    return _normalised(itself)
+    return itself
 
 
 def _normalised(itself: Tensor) -> Tensor:
@@ -181,6 +193,19 @@ def _watched(decoder: Decoder, ids: Tensor, projected: Projected) -> Pass:
     with Watched() as watched:
         decoded = decoder(ids, projected)
     return Pass(decoded.hidden, decoder.config.sublayers.replace("m", ""), watched.probabilities)
+
+
+def _watched_reader(
+    reader: Decoder | JointReader, ids: Tensor, projected: Projected
+) -> tuple[Memory, Pass]:
+    """A reader's pass, and the memory that it makes for the decoder."""
+    if isinstance(reader, Decoder):
+        one = _watched(reader, ids, projected)
+        return Memory(one.hidden, (Segment("question", 0, ids.shape[1]),)), one
+    with Watched() as watched:
+        read = reader(ids, projected)
+    kinds = "s" * len(watched.probabilities)
+    return read.memory, Pass(read.memory.tokens, kinds, watched.probabilities)
 
 
 class Watched(TorchFunctionMode):

@@ -24,7 +24,7 @@ FORMAT_VERSION = 2
 READABLE = (1, 2)  # in the first, an MLP's layers were called rise and fall
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
-Task = Literal["caption", "vqa"]
+Task = Literal["caption", "vqa", "locate"]  # the last: boxes of what it names
 
 _LAYERS = 1_000  # a typing error must not build layers until the memory is full
 _NAME = Limit("the name of a timm model", bool)
@@ -69,19 +69,20 @@ class AdapterConfig:
 
     `kind` "grid" is a norm, a projection and the place of each patch; "linear" a projection; "none" nothing; "pool"
     attention of `queries` learned queries with `heads` heads, which then are the memory in place of the patches
-    (CoCa, Yu et al. 2022).
+    (CoCa, Yu et al. 2022); "places" learned embeddings of up to `places` rows and as many columns, the mean of all
+    patches in front of them, a projection and a norm (Florence-2, Xiao et al. 2023).
     """
 
-    kind: Literal["grid", "linear", "none", "pool"] = "grid"
+    kind: Literal["grid", "linear", "none", "pool", "places"] = "grid"
     queries: Natural = 0
     heads: Natural = 0
+    places: Natural = 0
 
     def __post_init__(self) -> None:
         check_fields(self, ConfigError)
-        pooling = self.kind == "pool"
-        for name in ("queries", "heads"):
-            if (getattr(self, name) > 0) != pooling:
-                wanted = "positive" if pooling else "0"
+        for name, kind in (("queries", "pool"), ("heads", "pool"), ("places", "places")):
+            if (getattr(self, name) > 0) != (self.kind == kind):
+                wanted = "positive" if self.kind == kind else "0"
                 raise ConfigError(
                     f"{name} must be {wanted} for kind {self.kind}, not {getattr(self, name)}"
                 )
@@ -96,7 +97,8 @@ class DecoderConfig:
     first of them. `prenorm` False means norm(x + f(x)), as BERT and BLIP do. `embedding_norm` normalises the
     embeddings, whose tokens are multiplied by `embedding_scale`; `memory_norm` normalises the memory anew for each
     cross-attention. `tied` output weights are the token embeddings; `head_transform` puts BERT's dense layer,
-    activation and norm before them, and `head_bias` a bias behind. `causal` False lets a token see later ones.
+    activation and norm before them, and `head_bias` a bias behind. `causal` False lets a token see later ones. A reader
+    whose pattern is "sm" reads the question and the image as one: `slots` of the memory stand in front of its tokens.
     `alignment_heads` are the cross-attention heads, `(layer, head)` from 0, whose mean says where a word looked; where
     none is named all do. They differ: some look at what a word is about, others at the picture's border.
     """
@@ -121,6 +123,7 @@ class DecoderConfig:
     tied: bool = True
     head_transform: bool = False
     head_bias: bool = False
+    slots: Natural = 0
     alignment_heads: tuple[tuple[Natural, Natural], ...] = ()
 
     @property
@@ -134,6 +137,10 @@ class DecoderConfig:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}")
         if round(self.width * self.mlp_ratio) < 1:
             raise ConfigError(f"mlp_ratio {self.mlp_ratio} of width {self.width} leaves no channel")
+        if self.slots and (self.pattern != "sm" or self.causal or self.memory_width != self.width):
+            raise ConfigError(
+                "slots stand in front of tokens where pattern is sm, causal false and memory_width the width"
+            )
         for layer, head in self.alignment_heads:
             if layer >= self.sublayers.count("c") or head >= self.heads:
                 raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -22,19 +22,39 @@ Cache = tuple[KeyValue, ...]
 
 @dataclass(frozen=True)
 class Projected:
-    """A memory's keys and values for each cross-attention sublayer, made once an image."""
+    """A memory's keys and values for each cross-attention sublayer, made once an image.
+
+    For a joint reader, which has no such layers, it is the memory's `tokens` as they are; see `JointReader`.
+    """
 
     layers: Cache
     mask: Tensor | None  # (B, S), True where a slot is real
+    tokens: Tensor | None = None  # (B, S, D)
+
+    @property
+    def images(self) -> int:
+        """The images of the batch."""
+        return len(self._first)
+
+    @property
+    def _first(self) -> Tensor:
+        """`(B, ..., S, D)`."""
+        return self.layers[0][0] if self.tokens is None else self.tokens
+
+    def map(self, function: Callable[[Tensor], Tensor], mask: Tensor | None) -> Projected:
+        """The same of another mask, with a function of all that is `(B, ..., S, D)`."""
+        layers = tuple((function(keys), function(values)) for keys, values in self.layers)
+        return Projected(layers, mask, None if self.tokens is None else function(self.tokens))
 
     def select(self, rows: Tensor) -> Projected:
         """The projection of some images of the batch."""
         # index_select, whose gradient adds whole rows; that of indexing adds number by number.
-        layers = tuple(
-            (keys.index_select(0, rows), values.index_select(0, rows))
-            for keys, values in self.layers
-        )
-        return Projected(layers, None if self.mask is None else self.mask[rows])
+        mask = None if self.mask is None else self.mask[rows]
+        return self.map(lambda x: x.index_select(0, rows), mask)
+
+    def showing(self, shown: Tensor) -> Projected:
+        """One image's projection with the slots `shown` `(N, S)` alone, N times as views."""
+        return self.map(lambda x: x.expand(len(shown), *x.shape[1:]), shown)
 
     @staticmethod
     def stack(parts: Sequence[Projected]) -> Projected:
@@ -44,27 +64,30 @@ class Projected:
         """
         if len(parts) == 1:
             return parts[0]
-        sizes = [part.layers[0][0].shape[2] for part in parts]
+        sizes = [part._first.shape[-2] for part in parts]
         longest = max(sizes)
-        layers = []
-        for layer in zip(*(part.layers for part in parts)):
-            keys, values = (
-                torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[2])) for x in kind])
-                for kind in zip(*layer)
-            )
-            layers.append((keys, values))
+
+        def joined(tensors: Iterable[Tensor]) -> Tensor:
+            return torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[-2])) for x in tensors])
+
+        layers = tuple(
+            (joined(keys), joined(values))
+            for keys, values in (zip(*layer) for layer in zip(*(part.layers for part in parts)))
+        )
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        stacked = joined(tokens) if tokens else None
         if all(part.mask is None and size == longest for part, size in zip(parts, sizes)):
-            return Projected(tuple(layers), None)
+            return Projected(layers, None, stacked)
         masks = [_real(part, size, longest) for part, size in zip(parts, sizes)]
-        return Projected(tuple(layers), torch.cat(masks))
+        return Projected(layers, torch.cat(masks), stacked)
 
 
 def _real(part: Projected, size: int, longest: int) -> Tensor:
     """Which of `longest` slots are real, `(B, longest)`."""
-    keys = part.layers[0][0]
+    first = part._first
     mask = part.mask
     if mask is None:
-        mask = torch.ones(len(keys), size, dtype=torch.bool, device=keys.device)
+        mask = torch.ones(len(first), size, dtype=torch.bool, device=first.device)
     return F.pad(mask, (0, longest - size))
 
 

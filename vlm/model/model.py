@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vlm.model.attention import Attention
 from vlm.model.config import ConfigError, ModelConfig
 from vlm.model.decoder import Decoder, Projected
+from vlm.model.joint_reader import JointReader
 from vlm.model.likeness import PhotoLikeness
 from vlm.model.memory import Memory, Segment, grid_positions, image_memory
 from vlm.model.tags import Tagger
@@ -76,6 +77,28 @@ class Pooler(nn.Module):
         return Memory(self.norm(pooled), (Segment("image", 0, len(self.queries), grid),), lift=lift)
 
 
+class Places(nn.Module):
+    """Features `(B, N, vision width)` to memory tokens `(B, 1 + N, memory width)`: their mean, and each at its place.
+
+    Rows and columns have learned embeddings, half of the channels each (Florence-2, Xiao et al. 2023).
+    """
+
+    def __init__(self, places: int, vision_width: int, memory_width: int) -> None:
+        super().__init__()
+        half = vision_width // 2
+        self.row_embedding = nn.Embedding(places, half)
+        self.column_embedding = nn.Embedding(places, vision_width - half)
+        self.project = nn.Linear(vision_width, memory_width, bias=False)
+        self.norm = nn.LayerNorm(memory_width)
+
+    def forward(self, features: Tensor, grid: tuple[int, int]) -> Memory:
+        rows = self.row_embedding.weight[: grid[0], None].expand(*grid, -1)
+        columns = self.column_embedding.weight[None, : grid[1]].expand(*grid, -1)
+        placed = features + torch.cat([columns, rows], dim=-1).flatten(0, 1)  # (B, N, D)
+        tokens = torch.cat([placed.mean(dim=1, keepdim=True), placed], dim=1)
+        return image_memory(self.norm(self.project(tokens)), grid)
+
+
 class VisionLanguageModel(nn.Module):
     """A picture and a prompt to the words that continue the prompt.
 
@@ -91,10 +114,12 @@ class VisionLanguageModel(nn.Module):
         self.config = config
         self.vision = VisionEncoder(config.vision, pretrained=pretrained_vision)
         memory_width = (config.reader or config.decoder).memory_width
-        self.adapter: Adapter | Pooler
+        self.adapter: Adapter | Pooler | Places
         if config.adapter.kind == "pool":
             queries, heads = config.adapter.queries, config.adapter.heads
             self.adapter = Pooler(queries, heads, self.vision.width, memory_width)
+        elif config.adapter.kind == "places":
+            self.adapter = Places(config.adapter.places, self.vision.width, memory_width)
         else:
             width, detail = self.vision.width, self.vision.detail_width
             self.adapter = Adapter(config.adapter.kind, width, memory_width, detail)
@@ -109,7 +134,10 @@ class VisionLanguageModel(nn.Module):
                 mean = torch.zeros(config.mean_patches, width)
             self.register_buffer("mean_patches", mean)
             self.likeness = None if config.verdict is None else PhotoLikeness(memory_width)
-            self.reader = None if config.reader is None else Decoder(config.reader)
+            self.reader: Decoder | JointReader | None = None
+            if config.reader is not None:
+                reads = JointReader if config.reader.slots else Decoder
+                self.reader = reads(config.reader)
             self.decoder = Decoder(config.decoder)
 
     @property
@@ -134,8 +162,8 @@ class VisionLanguageModel(nn.Module):
     def read(self, projected: Projected, questions: Sequence[Sequence[int]]) -> Memory:
         """What the reader makes of the ids of questions, `(R, T, D)`, for the decoder to attend to.
 
-        `R` is a multiple of the projection's batch; shorter questions are padded in front, and the padding masked.
-        Raises ValueError when the model has no reader.
+        `R` is a multiple of the projection's batch; shorter questions are padded in front, and the padding masked. A
+        joint reader's has the image's slots in front, `(R, S + T, D)`. Raises ValueError when the model has no reader.
         """
         if self.reader is None:
             raise ValueError("this model has no reader; a question is a prompt of its decoder")
@@ -144,5 +172,7 @@ class VisionLanguageModel(nn.Module):
         sizes = torch.tensor([[len(ids)] for ids in questions], device=self.device)
         valid = torch.arange(length, device=self.device) >= length - sizes  # (R, T)
         ids = torch.tensor(padded, device=self.device)
+        if isinstance(self.reader, JointReader):
+            return self.reader(ids, projected, valid).memory
         hidden = self.reader(ids, projected, valid=valid).hidden
         return Memory(hidden, (Segment("question", 0, length),), valid)

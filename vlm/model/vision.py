@@ -30,7 +30,7 @@ class VisionEncoder(nn.Module):
         self.config = config
         self.trunk = _trunk(config, pretrained)
         if not config.last_norm:
-            self.trunk.norm = nn.Identity()
+            self.trunk.norm = self.trunk.head = nn.Identity()  # timm has some norms in heads
         if config.norm_eps is not None:
             for module in self.trunk.modules():
                 if isinstance(module, nn.LayerNorm):

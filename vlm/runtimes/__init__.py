@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlm.model.config import DecoderConfig, ModelConfig
 from vlm.model.decoder import Cache, Decoded, Projected
+from vlm.model.joint_reader import JointReader
 from vlm.model.memory import Memory
 
 
@@ -56,7 +57,7 @@ class Runtime(Protocol):
     def decoder(self) -> TextDecoder: ...
 
     @property
-    def reader(self) -> TextDecoder | None: ...
+    def reader(self) -> TextDecoder | JointReader | None: ...
 
     @property
     def device(self) -> torch.device: ...

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vlm.errors import UserError, how_to_install
 from vlm.model.decoder import Cache, Decoded, Decoder, Projected, place
+from vlm.model.joint_reader import JointReader
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder
@@ -45,7 +46,9 @@ def compiled(model: VisionLanguageModel, int8: bool = False) -> VisionLanguageMo
             "vision": CompiledVision(model.vision, int8),
             "decoder": CompiledDecoder(model.decoder, int8),
         }
-        if model.reader is not None:
+        if isinstance(model.reader, JointReader):
+            parts["reader"] = CompiledJointReader(model.reader, int8)
+        elif model.reader is not None:
             parts["reader"] = CompiledDecoder(model.reader, int8)
     if model.tagger is not None:
         ids, words = model.tagger.tokens.clamp(min=0), model.decoder.token_embedding
@@ -209,6 +212,39 @@ class CompiledDecoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         rows = hidden.flatten(0, -2)
         return self.head_logits([rows])[0].unflatten(0, hidden.shape[:-1])
+
+
+class CompiledJointReader(JointReader):
+    """A joint reader whose layers are a graph; where slots and tokens stand it says itself."""
+
+    def __init__(self, reader: JointReader, int8: bool) -> None:
+        nn.Module.__init__(self)
+        self.config = config = reader.config
+        self.slot_embedding = reader.slot_embedding
+        # Two rows of three tokens, so that nothing takes them for constants.
+        slots, ids = torch.zeros(2, config.slots, config.width), torch.zeros(2, 3, dtype=torch.long)
+        real = torch.ones(2, config.slots + 3, dtype=torch.bool)
+        inputs = [slots, ids, torch.arange(3).expand(2, -1), real]
+        shapes = [[-1, config.slots, config.width], [-1, -1], [-1, -1], [-1, -1]]
+
+        def layers(slots: Tensor, ids: Tensor, positions: Tensor, real: Tensor) -> list[Tensor]:
+            hidden, attention = reader.run(slots, ids, positions, real, True)
+            return [hidden, *attention]
+
+        self.layers = Compiled(reader, layers, inputs, shapes, int8)
+
+    def run(
+        self, slots: Tensor, ids: Tensor, positions: Tensor, real: Tensor | None, explicit: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As `JointReader`."""
+        if real is None:
+            real = torch.ones(len(ids), slots.shape[1] + ids.shape[1], dtype=torch.bool)
+        inputs = [slots, ids, positions.expand(len(ids), -1), real]
+        hidden, *attention = self.layers(inputs, None if explicit else 1)
+        return hidden, attention
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledJointReader:
+        return self  # as its graph
 
 
 @functools.cache

@@ -67,7 +67,7 @@ def packed(model: VisionLanguageModel) -> VisionLanguageModel:
         if decoder is None:
             continue
         decoder = fused(decoder)
-        if decoder.head is None and name == "decoder":
+        if name == "decoder" and decoder.head is None:
             decoder.head = PackedLinear(decoder.token_embedding.weight, None)
         setattr(same, name, _packed_children(decoder))
     return same

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vlm.model.attention import Attention, KeyValue, attend, joined, split_heads
 from vlm.model.decoder import Decoder, Sublayer
+from vlm.model.joint_reader import JointReader
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,8 +53,11 @@ class FusedSelfAttention(nn.Module):
         return self.out(attended), key_value, probabilities
 
 
-def fused(decoder: Decoder) -> Decoder:
-    """A decoder's twin with fused self-attention."""
+D = TypeVar("D", Decoder, JointReader)
+
+
+def fused(decoder: D) -> D:
+    """A decoder's or a joint reader's twin with fused self-attention."""
     same = twin(decoder)
     sublayers = [twin(cast("Sublayer", sublayer)) for sublayer in decoder.sublayers]
     for sublayer in sublayers:

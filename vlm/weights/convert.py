@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
-from vlm.weights import CheckpointError, blip, coca, vision_encoder_decoder
+from vlm.weights import CheckpointError, blip, coca, florence, vision_encoder_decoder
 from vlm.weights.families import FOREIGN, recognise
 from vlm.weights.foreign import Foreign
 from vlm.weights.store import save_checkpoint
@@ -20,6 +20,7 @@ from vlm.weights.tables import translate
 FAMILIES: dict[str, Callable[[Path], Foreign]] = {
     "blip": blip.read,
     "vision-encoder-decoder": vision_encoder_decoder.read,
+    "florence-2": florence.read,
     "coca": coca.read,
 }
 

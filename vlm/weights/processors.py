@@ -30,8 +30,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
 
-def read_preprocess(folder: Path, size: tuple[int, int], kind: str) -> Preprocess:
-    """The preprocessing of a folder, for an encoder of that input size `(height, width)`.
+def read_preprocess(folder: Path, size: tuple[int, int] | None, kind: str) -> Preprocess:
+    """The preprocessing of a folder, for an encoder of that input size `(height, width)`; None takes what the file has.
 
     `kind` is the family's own class, for files that name none: one of `_DEFAULTS`. Raises
     CheckpointError for what is unknown or has no equal here.
@@ -61,7 +61,7 @@ def sides(value: Any, name: str) -> tuple[int, int]:
     return height, width
 
 
-def _preprocess(values: dict[str, Any], size: tuple[int, int], kind: str) -> Preprocess:
+def _preprocess(values: dict[str, Any], size: tuple[int, int] | None, kind: str) -> Preprocess:
     named = values.get("image_processor_type") or values.get("feature_extractor_type") or kind
     kind = str(named)
     for ending in _ENDINGS:
@@ -84,6 +84,7 @@ def _preprocess(values: dict[str, Any], size: tuple[int, int], kind: str) -> Pre
     keeps_shape = "shortest_edge" in resized if isinstance(resized, dict) else kind == "CLIP"
     becomes = sides(resized, "size")
     cropped = sides(values.get("crop_size", resized), "crop_size") if cropping else becomes
+    size = cropped if size is None else size
     if becomes != size or cropped != size:
         raise CheckpointError(
             f"images become {becomes[0]} x {becomes[1]}, cropped to {cropped[0]} x {cropped[1]}, but "
@@ -100,7 +101,7 @@ def _preprocess(values: dict[str, Any], size: tuple[int, int], kind: str) -> Pre
     )
 
 
-def _padded(values: dict[str, Any], size: tuple[int, int]) -> Preprocess:
+def _padded(values: dict[str, Any], size: tuple[int, int] | None) -> Preprocess:
     """Donut's: the whole image as a thumbnail in the middle of the input."""
     for step, wanted in (("do_thumbnail", True), ("do_pad", True), ("do_align_long_axis", False)):
         if fit(bool, values.get(step, wanted), step) != wanted:
@@ -108,6 +109,7 @@ def _padded(values: dict[str, Any], size: tuple[int, int]) -> Preprocess:
     # Older files have a list, of the width first.
     padded = values["size"]
     padded = sides(padded[::-1] if isinstance(padded, list) else padded, "size")
+    size = padded if size is None else size
     if padded != size:
         raise CheckpointError(
             f"images become {padded[0]} x {padded[1]}, but the encoder reads {size[0]} x {size[1]}"
