@@ -24,6 +24,8 @@ _HEADERS: dict[bytes | str, bytes | str] = {
     "Accept-Encoding": "identity",
 }
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -33,19 +35,16 @@ class FetchError(Refusal):
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the internet, and so is the IPv4 address in it, if it has one."""
+    """Whether an address is one of the internet; one that stands for an IPv4 address is what that is."""
     if isinstance(address, ipaddress.IPv6Address):
-        teredo = address.teredo or ()
-        nat64 = address in ipaddress.ip_network("64:ff9b::/96")
-        inner = [address.ipv4_mapped, address.sixtofour, *teredo]
-        inner += [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)] if nat64 else []
-        if not all(is_public(part) for part in inner if part is not None):
-            return False
+        if address in _NAT64:
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         if address.ipv4_mapped is not None:
-            return True
-    return address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_unspecified
-    )
+            return is_public(address.ipv4_mapped)
+        tunnelled = [address.sixtofour, *(address.teredo or ())]
+        if address.is_site_local or not all(is_public(part) for part in tunnelled if part):
+            return False
+    return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
 async def resolve(host: str, port: int) -> list[str]:
