@@ -413,7 +413,7 @@ def test_import_is_light() -> None:
 def test_the_legend_names_what_made_the_map(monkeypatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(
-        "vlm.explain.overlay._write", lambda canvas, box, text, *style: written.append(text)
+        "vlm.explain.lettering.write", lambda canvas, box, text, *style: written.append(text)
     )
     photo = Image.new("RGB", (60, 40))
     frame = preprocess("squash").frame(60, 40)

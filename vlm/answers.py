@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vlm.captioner import EncodedImage
     from vlm.explain.maps import WordMap
     from vlm.explain.method import Head
+    from vlm.explain.paint import Style
     from vlm.explain.regions import Box
     from vlm.generate import Hypothesis
     from vlm.tokenizer import Tokenizer, WordSpan
@@ -187,6 +189,24 @@ class Answer:
         if not -len(maps) <= word < len(maps):
             raise ValueError(f"there is no word {word}; there are {len(maps)}")
         return overlay(image.picture, image.frame, maps[word], **style)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        method: str = "attention",
+        style: Style | None = None,
+    ) -> None:
+        """Write all words' maps to a file of one of `vlm.explain.outputs.KINDS`, by its ending.
+
+        A sheet (.png), an animation over the words (.webp), a page (.html) or arrays (.npz); `style` is that of the
+        first two, see `vlm.explain.paint.STYLES`. Raises OutputError for another ending, OSError where it cannot be
+        written.
+        """
+        from vlm.explain.outputs import check_output, save
+
+        check_output(path, style)  # before the maps, which may take seconds
+        image = self._image()
+        save(path, image.picture, image.frame, self.maps(method=method), style)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: a caption with its "candidates" where there are several, or a question with its "answer"."""

@@ -19,7 +19,8 @@ from PIL import Image
 
 from vlm.app.page import Page, Superseded, View, answer, describe
 from vlm.engine import Cancelled, Engine
-from vlm.explain.overlay import COLOURS, LEAST_PEAK
+from vlm.explain.overlay import LEAST_PEAK
+from vlm.explain.paint import COLOURS
 from vlm.images import is_image
 from vlm.weights.hub import bundled_folder
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -20,6 +19,7 @@ from vlm.captioner import EncodedImage
 from vlm.engine import Engine
 from vlm.explain.maps import WordMap
 from vlm.images import ImageError
+from vlm.images.frame import pixel_steps
 from vlm.prompts import QuestionError
 
 DISPLAY_SIZE = 1280  # pixels of the longer side of the copy that the browser shows
@@ -206,18 +206,6 @@ def _word(text: str, logprob: float | None, word_map: WordMap | None = None) -> 
         if word_map is None
         else [[round(weight, 6) for weight in row] for row in word_map.weights.tolist()],
     }
-
-
-def pixel_steps(shares: np.ndarray) -> list[tuple[int, float] | None]:
-    """Rows of `Frame.spread` `(pixels, cells)`, of which no more than two neighbouring cells are not 0."""
-    steps: list[tuple[int, float] | None] = []
-    for row in shares.tolist():
-        if math.isnan(row[0]):
-            steps.append(None)
-            continue
-        first = next(cell for cell, share in enumerate(row) if share > 0)
-        steps.append((first, round(sum(row[first + 1 :]), 4)))
-    return steps
 
 
 def _fitted(width: int, height: int, side: int) -> tuple[int, int]:

@@ -90,7 +90,19 @@ def explain(
         str | None, typer.Option(metavar=REGION, help="Show nothing but a part of the photo.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="The picture of all words to write.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What to write, by its ending: a sheet of all words (.png), an animation over them (.webp), a page in "
+            "which words and patches light each other up (.html), or arrays (.npz).",
+        ),
+    ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How maps lie over the photo in a .png or .webp: heat, contour or outline; by default heat.",
+        ),
     ] = None,
     model: Model = None,
     device: Device = "auto",
@@ -98,11 +110,15 @@ def explain(
     int8: Int8 = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where the model looked for each word: a picture of all words (--out), their maps (--json), or both."""
+    """Show where the model looked for each word: in a picture, a page or arrays (--out), as JSON (--json), or both."""
     if out is None and not as_json:
-        fail("give --out FILE.png for a picture, --json for the maps, or both")
-    if out is not None and out.suffix.lower() != ".png":
-        fail(f"--out must name a .png file, not {out.name!r}")
+        fail("give --out FILE for a picture, a page or arrays, --json for the maps, or both")
+    if out is None and style is not None:
+        fail("--style is how a picture looks; give --out FILE.png or FILE.webp, too")
+    if out is not None:
+        from vlm.explain.outputs import check_output
+
+        check_output(out, style)
     picture = read(image)
     from vlm.explain.maps import find_method
     from vlm.explain.method import Choice
@@ -125,9 +141,9 @@ def explain(
         answer = encoded.caption()
     maps = answer.maps(layer, head, method, heads=choice.heads, foil=foil)
     if out is not None:
-        from vlm.explain.overlay import sheet
+        from vlm.explain.outputs import save
 
-        sheet(encoded.picture, encoded.frame, maps).save(out)
+        save(out, encoded.picture, encoded.frame, maps, style)
     if as_json:
         effect = answer.image_effect
         nats = iter(effect.words)  # a question's words were given: the image did nothing for them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -55,6 +56,18 @@ class Frame:
         down = (rows >= box[1]) & (rows < box[3])
         across = (columns >= box[0]) & (columns < box[2])
         return down[:, None] & across
+
+
+def pixel_steps(shares: np.ndarray) -> list[tuple[int, float] | None]:
+    """Rows of `Frame.spread` `(pixels, cells)`, of which no more than two neighbouring cells are not 0."""
+    steps: list[tuple[int, float] | None] = []
+    for row in shares.tolist():
+        if math.isnan(row[0]):
+            steps.append(None)
+            continue
+        first = next(cell for cell, share in enumerate(row) if share > 0)
+        steps.append((first, round(sum(row[first + 1 :]), 4)))
+    return steps
 
 
 def _centres(start: float, stop: float, cells: int) -> np.ndarray:
