@@ -1,11 +1,11 @@
 PYTHON ?= python3
 
-.PHONY: app test check browser proxies screenshot wheel
+.PHONY: app test check browser proxies exiftool screenshot wheel
 
 app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
 
-test: check browser proxies  ## everything that CI runs
+test: check browser proxies exiftool  ## everything that CI runs
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
 check: .venv/test  ## lint, format and types
@@ -25,6 +25,13 @@ proxies: .venv/python  ## the web servers of docs/serving.md, unpacked for the t
 	  { mkdir -p .venv/proxies && cd .venv/proxies && { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
 	    apt-get download -qq nginx caddy && for package in *.deb; do dpkg -x $$package .; done; } || \
 	  echo "no nginx and caddy here: the tests with them are skipped"
+
+exiftool:  ## what reads photos' metadata back in the tests; installed by root alone
+	@command -v exiftool >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y libimage-exiftool-perl >/dev/null; } || \
+	  echo "no exiftool here: the tests with it are skipped"
 
 screenshot: browser  ## assets/screenshot.png, as the README shows it
 	.venv/bin/python assets/screenshot.py

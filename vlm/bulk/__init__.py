@@ -1,1 +1,1 @@
-"""Captions of many images: folders, shards and clusters."""
+"""Captions of millions of images: shards and clusters."""

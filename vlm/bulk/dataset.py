@@ -12,13 +12,13 @@ import logging
 import os
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vlm.bulk.shards import (
     LISTING,
@@ -31,6 +31,7 @@ from vlm.bulk.shards import (
     read_unit,
 )
 from vlm.errors import how_to_install
+from vlm.folder.pipeline import ahead
 from vlm.options import Options
 
 # `vlm --help` imports this and must come at once: what is heavy is imported inside the functions.
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 ATTEMPTS = 3  # of a part whose worker dies; then it is left to the next run
 MAX_FAILED = 20  # parts; with more than these the fault is not theirs, and the run stops
 REPORT_SECONDS = 60  # between lines of progress
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -389,16 +387,3 @@ def _utf8(text: str | None) -> str | None:
 def part_name(units: list[str]) -> str:
     """The file of a part: equal units, equal name, so that a part which is done twice is there once."""
     return f"part-{sha256(json.dumps(units).encode()).hexdigest()[:16]}.parquet"
-
-
-def ahead(
-    pool: Executor, function: Callable[[In], Out], items: Iterable[In], number: int
-) -> Iterator[Out]:
-    """`map` in other threads, in order, at most `number` items ahead of what is used."""
-    waiting: deque[Any] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > number:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -1,0 +1,1 @@
+"""The photos of a folder: captioned in order, and what is written about each."""
