@@ -23,8 +23,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from served import PHOTOS, asking, client, served
 from typer.testing import CliRunner
-
 from vlm.bulk.folder import caption_files
+
 from vlm.captioner import Captioner
 from vlm.cli import app
 from vlm.engine import Engine
