@@ -401,6 +401,17 @@ def test_a_part_can_be_hidden_or_shown_alone(run, captioner, photos):
         assert record["text"] == seen.caption().text
 
 
+def test_models_known_lists_what_could_be_loaded(run):
+    from vlm.weights.known import KNOWN
+
+    header, *rows = run("models", "--known").stdout.splitlines()
+    assert header.split() == ["MODEL", "ALIAS", "SIZE", "TASKS", "LICENCE", "GOOD", "AT"]
+    assert [row.split()[0] for row in rows] == [known.name for known in KNOWN]
+    records = [json.loads(line) for line in run("models", "--known", "--json").stdout.splitlines()]
+    assert records[0]["alias"] == "florence-2"
+    assert records[0]["tasks"] == ["caption", "vqa", "locate"]
+
+
 def test_models_lists_what_is_on_this_machine(run, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("vlm.weights.hub.bundled_folder", lambda: tmp_path / "assets")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

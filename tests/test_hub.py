@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import vlm
 from vlm.weights import CheckpointError
 from vlm.weights.hub import available, bundled_folder, find
+from vlm.weights.known import ALIASES, KNOWN
 
 
 @pytest.fixture(autouse=True)
@@ -209,3 +210,26 @@ def test_what_is_damaged_is_not_available(assets, cache, tiny_checkpoint):
 def test_no_cache_is_no_models(assets, cache):
     cache.rmdir()
     assert available() == []
+
+
+def test_an_alias_is_a_hub_id(cache, tiny_checkpoint):
+    snapshot = cached(cache, ALIASES["florence-2"], tiny_checkpoint)
+    assert find("florence-2") == snapshot
+    Path("florence-2").mkdir()  # a folder of the user's own wins
+    assert find("florence-2") == Path("florence-2")
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        find("blip-vqa")
+
+
+def test_what_is_known_is_told_once_and_in_the_table():
+    page = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text()
+    names = [known.name for known in KNOWN]
+    aliases = [known.alias for known in KNOWN if known.alias]
+    assert len(set(names + aliases)) == len(names + aliases)
+    table = page.split("## Which one should I take?")[1].split("\n\n")[1]
+    for line in table.splitlines()[3:]:
+        for alias in line.split("|")[2].split(":")[0].replace("`", "").split(","):
+            assert ALIASES[alias.strip()] in names
+    for known in KNOWN:
+        assert known.parameters > 0
+        assert known.licence in ("MIT", "BSD-3-Clause", "Apache-2.0")

@@ -27,7 +27,7 @@ def load(
     int8: bool = False,
     gradients: bool = False,
 ) -> Captioner:
-    """Load a checkpoint: the bundled one, a bundled name, a folder, or a hub id.
+    """Load a checkpoint: the bundled one, a bundled name, a folder, a hub id, or an alias such as "florence-2".
 
     One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the result
     is kept; see `vlm.weights.conversions`. `device` is "cpu", "cuda", "cuda:1", "mps" or "auto", which takes CUDA where

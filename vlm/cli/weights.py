@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +13,41 @@ from vlm.cli.arguments import AsJson, Model
 from vlm.cli.failures import fail
 
 
-def models(as_json: AsJson = False) -> None:
+def models(
+    known: Annotated[
+        bool,
+        typer.Option(
+            "--known", help="Published checkpoints that vlm reads, on this machine or not."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the models on this machine: bundled ones, and those in the hub's cache that can be loaded."""
     from vlm.weights.hub import available
+    from vlm.weights.known import KNOWN
 
-    entries = available()
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    if known:
+        header = ("MODEL", "ALIAS", "SIZE", "TASKS", "LICENCE", "GOOD AT")
+        rows = [
+            (k.name, k.alias, f"{k.parameters} M", ", ".join(k.tasks), k.licence, k.good_at)
+            for k in KNOWN
+        ]
+        records = [vars(k) for k in KNOWN]
+    else:
+        entries = available()
+        header = ("MODEL", "SIZE", "TASKS", "LICENCE")
+        rows = [(e.name, f"{e.size / 1e6:.1f} MB", ", ".join(e.tasks), e.licence) for e in entries]
+        records = [{**vars(e), "folder": str(e.folder)} for e in entries]
     if as_json:
-        for entry in entries:
-            record = {**vars(entry), "folder": str(entry.folder), "tasks": list(entry.tasks)}
+        for record in records:
             print(json.dumps(record), flush=True)
         return
-    rows = [("MODEL", "SIZE", "TASKS", "LICENCE")]
-    for entry in entries:
-        size = f"{entry.size / 1e6:.1f} MB"
-        rows.append((entry.name, size, ", ".join(entry.tasks), entry.licence))
+    _print_table([header, *rows])
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip(), flush=True)
@@ -37,7 +59,7 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
 ) -> None:
-    """Convert a checkpoint of transformers or open_clip: BLIP, vision encoder-decoders, CoCa."""
+    """Convert a checkpoint of transformers or open_clip: Florence-2, BLIP, vision encoder-decoders, CoCa."""
     from vlm.weights.convert import convert
     from vlm.weights.hub import find
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from vlm.model.config import ConfigError, ModelConfig
 from vlm.weights import CheckpointError
 from vlm.weights.families import read_json, recognise
+from vlm.weights.known import ALIASES
 
 DEFAULT = "small"
 
@@ -50,7 +51,7 @@ def bundled_folder() -> Path:
 
 
 def find(name: str | Path | None = None) -> Path:
-    """The folder of a checkpoint by bundled name, path or hub id; None is the bundled default.
+    """The folder of a checkpoint by bundled name, path, alias or hub id; None is the bundled default.
 
     A hub id ("owner/name") is downloaded once and then read from the hub's cache. Raises CheckpointError when
     there is no such checkpoint or it cannot be fetched.
@@ -61,10 +62,13 @@ def find(name: str | Path | None = None) -> Path:
         return bundled  # also where the user's folder has the same name: theirs is "./name"
     if os.path.isdir(name):
         return Path(name)
+    if isinstance(name, str):
+        name = ALIASES.get(name, name)
     if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(entry.name for entry in available())
         raise CheckpointError(
-            f"there is no model {str(name)!r}: give a folder, a hub id (owner/name) or one of {known}"
+            f"there is no model {str(name)!r}: give a folder, a hub id (owner/name) or one of {known}; "
+            f"`vlm models --known` lists more"
         )
     return _download(name)
 
