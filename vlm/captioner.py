@@ -30,7 +30,7 @@ from vlm.explain.method import Choice, Head
 from vlm.explain.regions import Box, RegionError, filled, slots_shown
 from vlm.fields import fields_of
 from vlm.generate import Hypothesis, generate, stream
-from vlm.images import Frame, ImageError, ImageSource, load_image
+from vlm.images import MAX_PIXELS, Frame, ImageError, ImageSource, Photo, read_photo
 from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
@@ -54,12 +54,21 @@ class EncodedImage:
     """An image that has been encoded; captions, questions and maps share the encoding."""
 
     captioner: Captioner
-    picture: Image.Image
-    frame: Frame
+    photo: Photo
     memory: Memory
     projected: Projected
     encode_ms: float
     whole: bool = True  # whether all of the picture's patches are shown
+
+    @property
+    def picture(self) -> Image.Image:
+        """The photo that `frame` lies on, upright, RGB."""
+        return self.photo.picture
+
+    @property
+    def frame(self) -> Frame:
+        """Where what the model saw lies on `picture`."""
+        return self.photo.frame
 
     def caption(self, **options: Any) -> Answer:
         """Caption the image; `options` are those of `vlm.Options`, three beams by default."""
@@ -167,7 +176,7 @@ class EncodedImage:
             self.projected,
             tuple(ids),
             question,
-            (lambda: captioner.preprocess(self.picture)[0]) if self.whole else None,
+            (lambda: captioner.preprocess.pixels(self.photo.seen)) if self.whole else None,
         )
         return word_maps(finished, method, Choice(layer, head, tuple(heads), foil))
 
@@ -212,7 +221,8 @@ class EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""
         picture = self.picture.copy()
         picture.thumbnail((side, side))
-        return replace(self, picture=picture, frame=self.frame.scaled(*picture.size))
+        photo = Photo(self.photo.seen, self.frame.scaled(*picture.size), lambda: picture)
+        return replace(self, photo=photo)
 
     def __reduce__(self) -> Any:
         raise TypeError("an encoded image holds its model; pickle its answers, or encode it anew")
@@ -244,30 +254,40 @@ class Captioner:
             memory = self.model.remember(patches, grid)
             return memory, self.model.project(memory)
 
-    def encode(self, source: ImageSource) -> EncodedImage:
-        """Encode one image: a path, bytes, a PIL image or an array. Raises ImageError when it is none."""
+    def encode(self, source: ImageSource | Photo) -> EncodedImage:
+        """Encode one image: a path, bytes, a PIL image, an array, or what `read` gave.
+
+        Raises ImageError when it is none.
+        """
         return self.encode_all([source])[0]
 
+    def read(self, source: ImageSource, max_pixels: int = MAX_PIXELS) -> Photo:
+        """A photo that waits to be encoded, and needs little room until then.
+
+        Raises ImageError when it is none, or has more than `max_pixels`.
+        """
+        return read_photo(source, self.preprocess, max_pixels)
+
     @torch.inference_mode()
-    def encode_all(self, sources: Sequence[ImageSource]) -> list[EncodedImage]:
-        """Encode several images in one batch."""
+    def encode_all(self, sources: Sequence[ImageSource | Photo]) -> list[EncodedImage]:
+        """Encode several images, read or not, in one batch."""
         if not sources:
             return []
-        pictures = [load_image(source) for source in sources]
+        photos = [s if isinstance(s, Photo) else self.read(s) for s in sources]
         start = time.perf_counter()
-        prepared = [self.preprocess(picture) for picture in pictures]
-        pixels = torch.stack([pixels for pixels, _ in prepared]).to(self.model.device)
+        pixels = torch.stack([self.preprocess.pixels(photo.seen) for photo in photos])
+        pixels = pixels.to(self.model.device)
         memory = self.model.encode(pixels)
         projected = self.model.project(memory)
         synchronise(self.model.device)
         ms = (time.perf_counter() - start) * 1000 / len(sources)
         rows = [torch.tensor([i], device=self.model.device) for i in range(len(sources))]
         return [
-            EncodedImage(self, picture, frame, memory.select(row), projected.select(row), ms)
-            for picture, (_, frame), row in zip(pictures, prepared, rows)
+            EncodedImage(self, photo, memory.select(row), projected.select(row), ms)
+            for photo, row in zip(photos, rows)
         ]
 
-    def caption(self, sources: Sequence[ImageSource], **options: Any) -> list[Answer]:
+    def caption(self, sources: Sequence[ImageSource | Photo], **options: Any) -> list[Answer]:
         """Caption several images, in batches; the same captions as one by one. Raises ImageError for a bad one."""
         if isinstance(sources, str | bytes | os.PathLike | Image.Image):
             raise ImageError(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from vlm.images import ImageError, load_image
+from vlm.images import ImageError, read_photo
 from vlm.model.model import VisionLanguageModel
 
 from .records import DataError, ImageRef
@@ -24,12 +24,12 @@ def with_mean_image(
 
     What cannot be read goes into `report`. Raises DataError where there is too much of that, or nothing else.
     """
-    total = torch.zeros(())
+    preprocess, total = model.config.vision.preprocess, torch.zeros(())
     for start in range(0, len(images), BATCH):
         pixels = []
         for image in images[start : start + BATCH]:
             try:
-                pixels.append(model.config.vision.preprocess(load_image(image.read()))[0])
+                pixels.append(preprocess.pixels(read_photo(image.read(), preprocess).seen))
             except (ImageError, DataError) as error:
                 report.skip(Broken(str(image), str(error)))
                 continue

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlm.answers import Answer, Verdict
 from vlm.captioner import BATCH, Captioner, EncodedImage
-from vlm.images import ImageError, load_image
+from vlm.images import ImageError
 from vlm.options import CAPTION
 from vlm.prompts import QuestionError
 
@@ -120,11 +120,9 @@ def blind_image(captioner: Captioner) -> EncodedImage:
     without images say little about what language alone can do.
     """
     height, width = captioner.preprocess.size
-    frame = captioner.preprocess.frame(width, height)
+    photo = captioner.read(Image.new("RGB", (width, height)))
     memory, projected = captioner.blind
-    return EncodedImage(
-        captioner, Image.new("RGB", (width, height)), frame, memory, projected, encode_ms=0.0
-    )
+    return EncodedImage(captioner, photo, memory, projected, encode_ms=0.0)
 
 
 def _encoded(
@@ -137,18 +135,18 @@ def _encoded(
         if unseen is not None:
             yield [unseen] * len(batch), batch
             continue
-        pictures, kept = [], []
+        photos, kept = [], []
         for group in batch:
             ref = group[0].image
             try:
-                pictures.append(load_image(ref.read()))
+                photos.append(captioner.read(ref.read()))
             except (ImageError, DataError) as error:
                 report.skip(Broken(str(ref), str(error)))
                 continue
             report.good += 1
             kept.append(group)
         if kept:
-            yield captioner.encode_all(pictures), kept
+            yield captioner.encode_all(photos), kept
     report.check()
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vlm.captioner import BATCH, Captioner
+from vlm.images import ImageSource
 from vlm.model.likeness import mean_slot
 from vlm.prompts import text_ids
 
@@ -80,7 +80,7 @@ def choices(
 
 
 @torch.inference_mode()
-def features(captioner: Captioner, pictures: Sequence[Image.Image]) -> np.ndarray:
+def features(captioner: Captioner, pictures: Sequence[ImageSource]) -> np.ndarray:
     """The mean slot of each picture, `(N, D)`."""
     rows = [
         mean_slot(image.memory).float().cpu().numpy()

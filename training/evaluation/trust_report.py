@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 
 from vlm.captioner import BATCH, Captioner
-from vlm.images import load_image
+from vlm.images import ImageSource
 from vlm.model.config import CalibrationConfig, VerdictConfig
 from vlm.model.likeness import PhotoLikeness
 
@@ -103,7 +103,7 @@ def fit_and_store(
     model.likeness = PhotoLikeness(shown.shape[1]).to(model.device)
     weight = torch.from_numpy(trust.photo_discriminant(shown, others))
     model.likeness.weight.copy_(weight)
-    dev = trust.features(captioner, [load_image(r.image.read()) for r in people])
+    dev = trust.features(captioner, [r.image.read() for r in people])
     photo = trust.photo_threshold(dev @ weight.numpy(), others @ weight.numpy())
 
     sureness = np.array([p.confidence for p in after])
@@ -150,13 +150,13 @@ def _read(
     return list(read(data / folder, format, split, images))
 
 
-def _photos(data: Path, splits: Splits, count: int) -> list[Image.Image]:
+def _photos(data: Path, splits: Splits, count: int) -> list[ImageSource]:
     """As many photos of each source, drawn by chance but always the same."""
-    pictures = []
+    pictures: list[ImageSource] = []
     for split in splits:
         refs = list({r.image.key: r.image for r in _read(data, *split)}.values())
         chosen = random.Random(0).sample(refs, min(len(refs), count // len(splits)))
-        pictures += [load_image(ref.read()) for ref in chosen]
+        pictures += [ref.read() for ref in chosen]
     return pictures
 
 
@@ -210,7 +210,7 @@ def _by_verdict(predictions: Sequence[Prediction], rights: np.ndarray) -> dict[s
     }
 
 
-def _guessed(captioner: Captioner, pictures: Sequence[Image.Image]) -> float:
+def _guessed(captioner: Captioner, pictures: Sequence[ImageSource]) -> float:
     """The share of pictures about which a caption is a guess, in per cent."""
     guesses = [
         answer.verdict == "guess"

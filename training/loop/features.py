@@ -15,7 +15,7 @@ from PIL import ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vlm.images import ImageError, Preprocess, load_image
+from vlm.images import ImageError, Preprocess, read_photo
 from vlm.model.vision import VisionEncoder, folded
 
 from ..data.atomic import replace_file
@@ -196,10 +196,10 @@ class _Pixels(Dataset):
     def __getitem__(self, index: int) -> Tensor | str:
         ref, flipped = self.images[index]
         try:
-            image = load_image(ref.read())
+            seen = read_photo(ref.read(), self.preprocess).seen
         except (ImageError, DataError) as error:
             return str(error)
-        return self.preprocess(ImageOps.mirror(image) if flipped else image)[0]
+        return self.preprocess.pixels(ImageOps.mirror(seen) if flipped else seen)
 
 
 def _name(key: str, flipped: bool) -> str:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from vlm.images import Preprocess, load_image
+from vlm.images import Preprocess, load_image, read_photo
 
 from ..recipe.recipe import Augment
 from ..recipe.sources import Group
@@ -51,7 +51,10 @@ class Pixels:
         self.blank = torch.zeros(3, *preprocess.size)
 
     def load(self, group: Group, generator: random.Random | None = None) -> Tensor:
-        image = load_image(group.image.read())
+        data = group.image.read()
+        # A part that is cut out may need all of the photo's pixels.
+        cut = generator is not None and self.augment.crop > 0
+        image = load_image(data) if cut else read_photo(data, self.preprocess).seen
         if mirrors(group, generator):
             image = ImageOps.mirror(image)
         if generator is not None:

@@ -350,12 +350,12 @@ class PartWriter:
         self, item: tuple[str, str | None, Callable[[], bytes]]
     ) -> tuple[dict[str, Any], Image.Image | None]:
         """A row without its caption, and the picture in the model's size, so that those that wait need little room."""
-        from vlm.images import ImageError, load_image
+        from vlm.images import ImageError
 
         source, key, load = item
         row = {"source": source, "key": key, "caption": None, "score": None, "error": None}
         try:
-            return row, self.captioner.preprocess.resized(load_image(load()))
+            return row, self.captioner.read(load()).seen
         except ImageError as error:
             return row | {"error": str(error)}, None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,6 @@ from vlm.answers import answer_line
 from vlm.cli.arguments import AsJson, Device, Int8, Model, OpenVino, given, load, search_options
 from vlm.cli.failures import fail
 from vlm.options import ANSWER, choose
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 REGION = "LEFT,TOP,RIGHT,BOTTOM"
 
@@ -38,8 +35,8 @@ def ask(
     """Answer questions about a photo, with the confidence of each answer and its alternatives."""
     options = given(search)
     choose(ANSWER, options)  # what is wrong is told before a model is loaded
-    picture = read(image)
-    for answer in load(model, device, openvino, int8).encode(picture).ask_all(questions, **options):
+    check(image)
+    for answer in load(model, device, openvino, int8).encode(image).ask_all(questions, **options):
         if as_json:
             print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
         else:
@@ -119,7 +116,7 @@ def explain(
         from vlm.explain.outputs import check_output
 
         check_output(out, style)
-    picture = read(image)
+    check(image)
     from vlm.explain.maps import find_method
     from vlm.explain.method import Choice
 
@@ -128,7 +125,7 @@ def explain(
     if None not in (hide, only):
         fail("give --hide or --only, and not both")
     hidden, shown = _region("--hide", hide), _region("--only", only)
-    encoded = load(model, device, openvino, int8, how.gradients).encode(picture)
+    encoded = load(model, device, openvino, int8, how.gradients).encode(image)
     if hidden is not None:
         encoded = encoded.without(hidden)
     if shown is not None:
@@ -180,10 +177,10 @@ def _heads(text: str | None) -> tuple[tuple[int, int], ...]:
     return tuple((int(layer), int(head)) for layer, head in pairs)
 
 
-def read(image: Path) -> Image.Image:
-    """The photo, read before a model is loaded, so that a bad path is told at once."""
+def check(image: Path) -> None:
+    """Fail for what is no photo, before a model is loaded, so that a bad path is told at once."""
     from vlm.images import load_image
 
     if not os.path.exists(image):
         fail(f"{image}: no such file")
-    return load_image(image)
+    load_image(image)

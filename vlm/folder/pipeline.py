@@ -113,10 +113,10 @@ def _batches(
 
 def _read(captioner: Captioner, path: str) -> tuple[str, Image.Image | str]:
     """A file's picture in the model's size, so that those that wait need little room, or why there is none."""
-    from vlm.images import ImageError, load_image
+    from vlm.images import ImageError
 
     try:
-        return path, captioner.preprocess.resized(load_image(path))
+        return path, captioner.read(path).seen
     except ImageError as error:
         return path, str(error)
 

@@ -6,6 +6,8 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +33,10 @@ SOURCE_FORMAT = "vlm source format"
 # HEIF is no format of Pillow's own.
 _FORMATS = tuple(format for format in FORMATS if format != "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+# The fractions of its size at which a JPEG can be decoded, of which its decoder makes fewer pixels from the beginning.
+_DIVISORS = (8, 4, 2)
 
 
 class ImageError(UserError):
@@ -78,6 +84,71 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             return _decode(file, str(path), max_pixels)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A photo decoded at a fraction of its size: upright, RGB, each pixel for `divisor` x `divisor` of the whole.
+
+    `size` is that of the whole photo, upright, and `data` its file. At an edge a pixel may stand for fewer: the whole
+    begins at `corner` of the picture.
+    """
+
+    picture: Image.Image
+    size: tuple[int, int]
+    divisor: int
+    corner: tuple[float, float]
+    data: bytes
+
+    def place(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Where a box of the whole photo lies on the picture."""
+        left, top, right, bottom = (edge / self.divisor for edge in box)
+        x, y = self.corner
+        width, height = self.picture.size  # rounding must not lead out of it
+        return left + x, top + y, min(right + x, width), min(bottom + y, height)
+
+
+def load_reduced(
+    source: ImageSource, spare: Callable[[int, int], float], max_pixels: int = MAX_PIXELS
+) -> Reduced | None:
+    """A file's photo at the least fraction of its size that still has all that is needed, as `load_image` gives it.
+
+    `spare` tells, for the whole photo's width and height, by how much its sides may be divided. None where the file's
+    format, its size or its damage leave nothing but `load_image`. Of Pillow's formats JPEG has such fractions; the
+    coarse levels of JPEG 2000 hold other pixels than a resized picture.
+    """
+    data = _bytes_of_jpeg(source)
+    if data is None:
+        return None
+    try:
+        image = _open(io.BytesIO(data), "the image")
+        _check_size(image, "the image", max_pixels)
+        turn = _turn(image)
+        size = image.size if turn not in _ON_ITS_SIDE else image.size[::-1]
+        divisor = next((d for d in _DIVISORS if d <= spare(*size)), 1)
+        least = image.width // divisor, image.height // divisor
+        if divisor == 1 or image.draft(None, least) is None:  # type: ignore[func-returns-value]
+            return None
+        picture = _to_rgb(image, "the image", MAX_PIXELS)
+    except ImageError:
+        return None
+    padding = [part - side / divisor for part, side in zip(picture.size, size)]
+    corner = (padding[0] * (turn in _FROM_THE_RIGHT), padding[1] * (turn in _FROM_BELOW))
+    return Reduced(picture, size, divisor, corner, data)
+
+
+def _bytes_of_jpeg(source: ImageSource) -> bytes | None:
+    """The bytes of a JPEG file; None for all else."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source) if bytes(source[:2]) == JPEG else None
+    if not isinstance(source, (str, os.PathLike)) or not os.path.isfile(source):
+        return None
+    try:
+        with open(source, "rb") as file:
+            start = file.read(len(JPEG))
+            return start + file.read() if start == JPEG else None
+    except OSError:
+        return None
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
@@ -179,13 +250,17 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels: {image.width} x {image.height}")
     if image.width * image.height > min(max_pixels, MAX_PIXELS) or max(image.size) > MAX_SIDE:
         raise ImageError(
             f"{name} is too large, {image.width:,} x {image.height:,}: {_limit(max_pixels)}; make it smaller first"
         )
+
+
+def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    _check_size(image, name, max_pixels)
     try:
         steer(image)
         image.load()  # files are decoded here, so here is where a truncated one shows
@@ -236,3 +311,24 @@ _TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# What a turn does to the file's axes: whether width and height change places, and from where it counts the upright
+# picture's columns and rows.
+_ON_ITS_SIDE = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+_FROM_THE_RIGHT = (
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+)
+_FROM_BELOW = (
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)

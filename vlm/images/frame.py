@@ -135,18 +135,39 @@ class Preprocess:
 
     def resized(self, image: Image.Image) -> Image.Image:
         """What the model sees of `image` (RGB, upright), in the input's size; of its own result, an equal picture."""
-        height, width = self.size
-        resampling = Image.Resampling[self.interpolation.upper()]
         if self.fit == "pad":
-            filled, whole = self._thumbnail(image.width, image.height)
-            if max(filled) <= _LONGEST * min(filled):
-                image = image.resize(filled, resampling)
-            padded = Image.new("RGB", (width, height))
-            corner = (width - whole[0]) // 2, (height - whole[1]) // 2
-            padded.paste(image.resize(whole, resampling), corner)
-            return padded
-        box = self.frame(image.width, image.height).box
-        return image.resize((width, height), resampling, box=box)
+            return self._padded(image)
+        return self.cut(image, self.frame(image.width, image.height).box)
+
+    def cut(self, image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+        """A box of `image` in the input's size."""
+        height, width = self.size
+        return image.resize((width, height), self._resampling, box=box)
+
+    def spare(self, width: int, height: int) -> float:
+        """By how much an image's sides may be divided before a box is cut out, with little difference; 1 is not at all.
+
+        Twice the input's pixels have to be left. "nearest" and "box" take or leave single ones, and "pad" resizes all
+        of them twice.
+        """
+        if self.interpolation in ("nearest", "box") or self.fit == "pad":
+            return 1.0
+        left, top, right, bottom = self.frame(width, height).box
+        return min((right - left) / (2 * self.size[1]), (bottom - top) / (2 * self.size[0]))
+
+    @property
+    def _resampling(self) -> Image.Resampling:
+        return Image.Resampling[self.interpolation.upper()]
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        filled, whole = self._thumbnail(image.width, image.height)
+        if max(filled) <= _LONGEST * min(filled):
+            image = image.resize(filled, self._resampling)
+        height, width = self.size
+        padded = Image.new("RGB", (width, height))
+        corner = (width - whole[0]) // 2, (height - whole[1]) // 2
+        padded.paste(image.resize(whole, self._resampling), corner)
+        return padded
 
     def _padded_frame(self, width: int, height: int) -> Frame:
         _, (whole_width, whole_height) = self._thumbnail(width, height)
@@ -175,12 +196,14 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Frame]:
         """Pixels `(3, H, W)`, float32 and normalised, and the Frame that places them on `image` (RGB, upright)."""
+        return self.pixels(self.resized(image)), self.frame(image.width, image.height)
+
+    def pixels(self, seen: Image.Image) -> torch.Tensor:
+        """Pixels `(3, H, W)`, float32 and normalised, of what `resized` gave."""
         import torch
 
         # A copy, because torch cannot hold PIL's read-only buffer.
-        resized = np.array(self.resized(image), dtype=np.uint8)
-        pixels = torch.from_numpy(resized).permute(2, 0, 1)  # (3, H, W)
+        levels = torch.from_numpy(np.array(seen, dtype=np.uint8)).permute(2, 0, 1)
         mean = torch.tensor(self.mean).view(3, 1, 1)
         std = torch.tensor(self.std).view(3, 1, 1)
-        pixels = (pixels.float().div_(255) - mean) / std
-        return pixels, self.frame(image.width, image.height)
+        return (levels.float().div_(255) - mean) / std

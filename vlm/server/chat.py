@@ -17,7 +17,6 @@ from vlm.answers import Answer
 from vlm.captioner import EncodedImage
 from vlm.engine import Engine, Job
 from vlm.errors import UserError
-from vlm.images import load_image
 from vlm.prompts import text_ids
 from vlm.server.chat_request import ChatRequest, read_request
 from vlm.server.door import too_long
@@ -43,7 +42,7 @@ async def encoded(engine: Engine, owner: Hashable, data: bytes, max_pixels: int)
     """An image file, encoded. Decoded in its turn, too, so that of many photos one is in memory in full."""
 
     def encode() -> EncodedImage:
-        return engine.captioner.encode(load_image(data, max_pixels)).shrunk(KEPT_SIDE)
+        return engine.captioner.encode(engine.captioner.read(data, max_pixels)).shrunk(KEPT_SIDE)
 
     return await in_turn(engine, owner, encode)
 

@@ -116,7 +116,7 @@ def _logprobs(
     model, tokenizer = captioner.model, captioner.tokenizer
     grid = image.memory.image.grid
     assert grid is not None
-    pixels = captioner.preprocess(image.picture)[0].to(model.device)  # (3, H, W)
+    pixels = captioner.preprocess.pixels(image.photo.seen).to(model.device)  # (3, H, W)
     side = max(pixels.shape[1:]) // 4
     gone = torch.zeros_like(pixels) if fill == "mean" else gaussian_blur(pixels, 2 * side + 1, side)
     prompt = caption_prompt(tokenizer).ids

@@ -125,8 +125,7 @@ def _grid(image: EncodedImage) -> tuple[int, int]:
 
 def _grey(image: EncodedImage) -> np.ndarray:
     """What the model saw of the picture, in grey, `(H, W)` in 0..1."""
-    seen = image.captioner.preprocess.resized(image.picture)
-    return np.asarray(seen.convert("L"), dtype=np.float32) / 255
+    return np.asarray(image.photo.seen.convert("L"), dtype=np.float32) / 255
 
 
 def _smooth(values: np.ndarray, axis: int) -> np.ndarray:

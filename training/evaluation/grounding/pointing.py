@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vlm.captioner import BATCH, Captioner, EncodedImage, synchronise
-from vlm.images import ImageError, load_image
+from vlm.images import ImageError
 from vlm.prompts import text_ids
 
 from ...data.records import DataError
@@ -138,17 +138,17 @@ def encoded(
         groups.setdefault(example.image.key, []).append(example)
     waiting = list(enumerate(groups.values()))
     for start in range(0, len(waiting), BATCH):
-        pictures, kept = [], []
+        photos, kept = [], []
         for number, own in waiting[start : start + BATCH]:
             ref = own[0].image
             try:
-                pictures.append(load_image(ref.read()))
+                photos.append(captioner.read(ref.read()))
             except (ImageError, DataError) as error:
                 report.skip(Broken(str(ref), str(error)))
                 continue
             report.good += 1
             kept.append((number, own))
-        for image, (number, own) in zip(captioner.encode_all(pictures), kept):
+        for image, (number, own) in zip(captioner.encode_all(photos), kept):
             yield number, image, own
     report.check()
 
@@ -165,8 +165,8 @@ def caption_seconds(captioner: Captioner, examples: Sequence[Example], photos: i
     refs = list({example.image.key: example.image for example in examples}.values())[:photos]
     seconds = []
     for ref in refs:
-        picture = load_image(ref.read())
+        photo = captioner.read(ref.read())
         began = time.perf_counter()
-        captioner.encode(picture).caption()
+        captioner.encode(photo).caption()
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds))
