@@ -18,6 +18,7 @@ from vlm.cli.ask import ask, explain
 from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
+from vlm.cli.mcp import mcp
 from vlm.cli.serve import app as app_page
 from vlm.cli.serve import serve
 from vlm.cli.weights import convert, export, models
@@ -57,6 +58,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain,
     "app": app_page,
     "serve": serve,
+    "mcp": mcp,
     "models": models,
     "convert": convert,
     "export": export,

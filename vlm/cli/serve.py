@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from vlm.cli.arguments import Device, Int8, Model, OpenVino, load
-from vlm.cli.failures import fail
+from vlm.cli.failures import clear_errors, fail
+from vlm.cli.mcp import AllowFolder, AllowMediaDomains, domains
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
@@ -85,14 +86,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    allow_media_domains: Annotated[
-        str,
-        typer.Option(
-            metavar="DOMAINS",
-            help="Hosts that images are fetched from, with commas between; *.example.org is all below it.",
-            show_default="none",
-        ),
-    ] = "",
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve agents by MCP at /mcp, too.")] = False,
+    allow_folder: AllowFolder = None,
+    allow_media_domains: AllowMediaDomains = "",
     max_requests: Annotated[
         int, typer.Option(help="Requests at once; further ones get 429 and Retry-After.", min=1)
     ] = 64,
@@ -126,6 +122,12 @@ def serve(
     if not page and (auth_file is not None or root_path is not None):
         fail("--auth-file and --root-path are the page's, which --no-page leaves out")
 
+    if allow_folder and not mcp:
+        fail("--allow-folder goes with --mcp: paths are for its tools alone")
+    if mcp:
+        with clear_errors("mcp"):  # told before a model is loaded
+            from vlm.server.mcp_tools import mcp_application
+
     from vlm.addresses import check_address
     from vlm.server.settings import Settings
     from vlm.weights.hub import DEFAULT
@@ -137,7 +139,7 @@ def serve(
         max_pixels=round(max_megapixels * 1e6),
         seconds=time_limit,
         max_requests=max_requests,
-        media_domains=tuple(domain for domain in allow_media_domains.split(",") if domain),
+        media_domains=domains(allow_media_domains),
     )
     check_address(host, port)
     captioner = load(model, device, openvino, int8)
@@ -156,10 +158,13 @@ def serve(
             stack.enter_context(photo_folder())
             accounts = None if auth_file is None else Accounts.read(auth_file)
             shown = page_application(engine, root_path, accounts)
+        agents = None
+        if mcp:
+            agents = mcp_application(engine, settings, allow_folder or (), host, keys is not None)
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         what = f"The page is at {address}, and programs" if page else "Programs"
         listen(
-            application(engine, settings, keys, shown),
+            application(engine, settings, keys, shown, agents),
             host,
             port,
             f"{what} find the model {settings.model} at {address}/v1. Ctrl+C stops the server.",

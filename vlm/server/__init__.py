@@ -1,1 +1,1 @@
-"""Endpoints for programs: OpenAI's chat completions, health, metrics and MCP, as one ASGI application."""
+"""Endpoints for programs and agents: OpenAI's chat completions, MCP, health and metrics, as one ASGI application."""

@@ -25,26 +25,11 @@ from vlm.server.media import Media
 from vlm.server.refusals import Refusal, defect, error_body
 from vlm.server.settings import Settings
 from vlm.server.token_logprobs import token_logprobs
-
-KEPT_SIDE = 1280  # pixels of the copy of a photo that waits for the model
+from vlm.server.turns import done, encoded, in_turn
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-async def in_turn(engine: Engine, owner: Hashable, function: Callable[[], T]) -> T:
-    """What a function gives that uses the model, called in its turn; taken back where the caller is cancelled."""
-    return await asyncio.wrap_future(engine.call(owner, function).future)
-
-
-async def encoded(engine: Engine, owner: Hashable, data: bytes, max_pixels: int) -> EncodedImage:
-    """An image file, encoded. Decoded in its turn, too, so that of many photos one is in memory in full."""
-
-    def encode() -> EncodedImage:
-        return engine.captioner.encode(engine.captioner.read(data, max_pixels)).shrunk(KEPT_SIDE)
-
-    return await in_turn(engine, owner, encode)
 
 
 class Chat:
@@ -73,7 +58,7 @@ class Chat:
         reply = Reply(self.engine, owner, image, asked, self.settings.model)
         job = reply.search()
         if not asked.stream:
-            answer = await asyncio.wrap_future(job.future)
+            answer = await done(job)
             completion = await reply.completion(answer)
             self.measures.tokens.inc(completion["usage"]["completion_tokens"])
             return JSONResponse(completion)
@@ -162,7 +147,7 @@ class Reply:
             async for text in _growing(job):
                 yield self._chunk(0, {"content": text[len(shown) :]})
                 shown = text
-        answer = await asyncio.wrap_future(job.future)
+        answer = await done(job)
         texts = self._texts(answer)
         for index, text in enumerate(texts):
             if index > 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vlm.server.refusals import Refusal
 from vlm.server.remote import Downloads
+from vlm.server.settings import Settings
 
 _DATA = re.compile(
     r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.I
@@ -25,6 +26,11 @@ class MediaError(Refusal):
 
 class Media:
     """Reads images of at most `max_bytes`. `folders` are those whose files may be read by their path; mostly none."""
+
+    @classmethod
+    def of(cls, settings: Settings, folders: Sequence[str | Path] = ()) -> Media:
+        """What a server's settings allow."""
+        return cls(Downloads(settings.media_domains, settings.max_body), settings.max_body, folders)
 
     def __init__(
         self, downloads: Downloads, max_bytes: int, folders: Sequence[str | Path] = ()
@@ -77,9 +83,10 @@ class Media:
             handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             raise refusal from None
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise refusal
         with open(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise refusal
             return self._checked(file.read(self._max_bytes + 1), named)
 
     def _checked(self, data: bytes, name: str) -> bytes:

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -82,9 +83,13 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
                 raise FetchError(
                     f"{host} is not on the internet, and nothing is fetched from there"
                 )
-        return await self._inner.connect_tcp(
-            addresses[0], port, timeout, local_address, socket_options
-        )
+        *others, last = dict.fromkeys(addresses)
+        for address in others:  # the first may be one of IPv6, which not every machine speaks
+            with suppress(httpcore.ConnectError):
+                return await self._inner.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+        return await self._inner.connect_tcp(last, port, timeout, local_address, socket_options)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -102,12 +107,11 @@ class Downloads:
         domains: Sequence[str],
         max_bytes: int,
         network: httpcore.AsyncNetworkBackend | None = None,
-        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._domains = [domain.lower().rstrip(".") for domain in domains]
         self._max_bytes = max_bytes
         self._network = network or PublicNetwork(httpcore.AnyIOBackend())
-        self._ssl_context = ssl_context or ssl.create_default_context()
+        self._ssl_context = ssl.create_default_context()
 
     async def fetch(self, url: str) -> bytes:
         """What an address holds. Raises FetchError where it is none that is allowed, or holds nothing."""

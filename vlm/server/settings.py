@@ -8,6 +8,8 @@ from typing import Annotated
 from vlm.images.decode import MAX_PIXELS
 from vlm.typed import Count, Limit, Positive, check_fields
 
+MCP_PATH = "/mcp"
+
 _PIXELS = Limit(f"from 1 to {MAX_PIXELS:,}", lambda value: 1 <= value <= MAX_PIXELS)
 
 

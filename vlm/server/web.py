@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -22,8 +22,7 @@ from vlm.server.door import Door, Room
 from vlm.server.measures import Measures
 from vlm.server.media import Media
 from vlm.server.refusals import Refusal, of_defect, of_routing, of_user
-from vlm.server.remote import Downloads
-from vlm.server.settings import Settings
+from vlm.server.settings import MCP_PATH, Settings
 
 
 def application(
@@ -31,14 +30,15 @@ def application(
     settings: Settings,
     keys: ApiKeys | None = None,
     page: Starlette | None = None,
+    mcp: Starlette | None = None,
 ) -> Starlette:
-    """The endpoints of an engine, and `page` for every other path.
+    """The endpoints of an engine, `mcp` at its own path, and `page` for every other path.
 
     With `keys`, none but the two of health answers without one of them.
     """
     measures = Measures(engine)
     room = Room(settings.max_requests)
-    media = Media(Downloads(settings.media_domains, settings.max_body), settings.max_body)
+    media = Media.of(settings)
     began = int(time.time())
     model = {"id": settings.model, "object": "model", "created": began, "owned_by": "vlm"}
 
@@ -87,6 +87,8 @@ def application(
         Route("/v1/chat/completions", door(chat, "chat"), methods=["POST"]),
         Route("/v1/{rest:path}", nothing, methods=["GET", "POST", "PUT", "DELETE"]),
     ]
+    if mcp is not None:  # without sessions there is nothing to GET or to DELETE
+        routes.append(Route(MCP_PATH, door(mcp, "mcp"), methods=["POST"]))
     if page is not None:
         routes.append(Mount("/", page))
     app = Starlette(
@@ -96,14 +98,16 @@ def application(
             HTTPException: of_routing,
             Exception: of_defect,
         },
-        lifespan=None if page is None else lambda _: _running(page),
+        lifespan=lambda _: _running([part for part in (page, mcp) if part is not None]),
     )
     app.router.redirect_slashes = False
     return app
 
 
 @asynccontextmanager
-async def _running(page: Starlette) -> AsyncIterator[None]:
-    """What a page does at its start and end, which one that is mounted does not by itself."""
-    async with page.router.lifespan_context(page):
+async def _running(parts: Sequence[Starlette]) -> AsyncIterator[None]:
+    """What applications do at their start and end, which those that are mounted do not by themselves."""
+    async with AsyncExitStack() as stack:
+        for part in parts:
+            await stack.enter_async_context(part.router.lifespan_context(part))
         yield

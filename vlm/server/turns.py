@@ -1,0 +1,32 @@
+"""The engine for coroutines: what they wait for is taken back where they are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+from vlm.captioner import EncodedImage
+from vlm.engine import Engine, Job
+
+T = TypeVar("T")
+
+
+async def done(job: Job[T]) -> T:
+    """A request's result."""
+    return await asyncio.wrap_future(job.future)
+
+
+async def in_turn(engine: Engine, owner: Hashable, function: Callable[[], T]) -> T:
+    """What a function gives that uses the model, called in its turn."""
+    return await done(engine.call(owner, function))
+
+
+async def encoded(engine: Engine, owner: Hashable, data: bytes, max_pixels: int) -> EncodedImage:
+    """An image file, encoded. Decoded in its turn, too, so that of many photos one is in memory in full."""
+    captioner = engine.captioner
+
+    def encode() -> EncodedImage:
+        return captioner.encode(captioner.read(data, max_pixels))
+
+    return await in_turn(engine, owner, encode)
