@@ -23,11 +23,11 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from served import PHOTOS, asking, client, served
 from typer.testing import CliRunner
-from vlm.bulk.folder import caption_files
+from vlm.folder.pipeline import caption_files
 
 from vlm.captioner import Captioner
 from vlm.cli import app
-from vlm.engine import Engine
+from vlm.engine import Engine, Job
 from vlm.server.api_keys import ApiKeys, KeyFileError, add_key
 from vlm.server.settings import Settings
 from vlm.server.web import application
@@ -300,7 +300,11 @@ def test_programs_do_not_wait_for_a_folder(tiny: Captioner, tmp_path: Path) -> N
 
         def folder() -> None:
             nonlocal done
-            for _ in caption_files(engine, files, []):
+
+            def submit(work: Callable[[], Any]) -> Job[Any]:
+                return engine.call("folder", work)
+
+            for _ in caption_files(tiny, submit, files, []):
                 done += 1
                 if stop.is_set():
                     return
