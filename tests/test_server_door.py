@@ -23,11 +23,11 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from served import PHOTOS, asking, client, served
 from typer.testing import CliRunner
-from vlm.folder.pipeline import caption_files
 
 from vlm.captioner import Captioner
 from vlm.cli import app
 from vlm.engine import Engine, Job
+from vlm.folder.pipeline import caption_files
 from vlm.server.api_keys import ApiKeys, KeyFileError, add_key
 from vlm.server.settings import Settings
 from vlm.server.web import application

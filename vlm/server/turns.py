@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from vlm.captioner import EncodedImage
 from vlm.engine import Engine, Job
+from vlm.images import load_image
 
 T = TypeVar("T")
 
@@ -27,6 +30,8 @@ async def encoded(engine: Engine, owner: Hashable, data: bytes, max_pixels: int)
     captioner = engine.captioner
 
     def encode() -> EncodedImage:
-        return captioner.encode(captioner.read(data, max_pixels))
+        photo = captioner.read(data, max_pixels)
+        # Those who draw on the whole photo decode it again: until then its file takes less room.
+        return captioner.encode(replace(photo, whole=partial(load_image, data, max_pixels)))
 
     return await in_turn(engine, owner, encode)
