@@ -15,6 +15,7 @@ import typer
 from vlm import __version__
 from vlm.cli import training
 from vlm.cli.ask import ask, explain
+from vlm.cli.ask_all import ask_all
 from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
@@ -55,6 +56,7 @@ def main(
 COMMANDS: dict[str, Callable[..., None]] = {
     "caption": caption,
     "ask": ask,
+    "ask-all": ask_all,
     "explain": explain,
     "app": app_page,
     "serve": serve,
