@@ -16,8 +16,18 @@ import torch
 from PIL import Image
 
 from vlm.app.component import build, example_photos
-from vlm.app.page import DISPLAY_SIZE, KEPT_SIZE, Superseded, View, answer, describe, pixel_steps
+from vlm.app.page import (
+    DISPLAY_SIZE,
+    KEPT_SIZE,
+    Superseded,
+    View,
+    answer,
+    answer_view,
+    describe,
+    pixel_steps,
+)
 from vlm.app.page import Page as Tab
+from vlm.boxes import Place
 from vlm.captioner import Captioner
 from vlm.engine import Cancelled, Engine
 from vlm.explain.maps import WordMap
@@ -142,6 +152,19 @@ def test_a_model_that_writes_no_captions_shows_the_photo_and_answers(tiny: Capti
     assert "ask it a question" in view["message"]
     assert asked["message"] is None
     assert len(asked["answers"]) == 1
+
+
+def test_places_that_an_answer_names_are_shares_of_the_photo(tiny: Captioner) -> None:
+    told = tiny.encode(DOG).ask("is there a dog?")
+    width, height = told.image.frame.width, told.image.frame.height
+    box = Place("dog", ((width / 2, height), (0, height / 4)))
+    line = Place("", ((0, 0), (width, 0), (width, height), (0, height)))
+    view = answer_view(replace(told, places=(box, line)), told.maps())
+    assert view["places"] == [
+        {"label": "dog", "corners": [[0, 0.25], [0.5, 0.25], [0.5, 1], [0, 1]]},
+        {"label": "", "corners": [[0, 0], [1, 0], [1, 1], [0, 1]]},
+    ]
+    assert answer_view(told, told.maps())["places"] == []
 
 
 def test_a_new_photo_takes_the_place_of_the_old_and_its_answers(engine: Engine) -> None:

@@ -7,9 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from parity import check_maps, layer_outputs, photos, randomise, their_words
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_weights_vision_encoder_decoder import byte_level
 from transformers import (
@@ -247,8 +249,7 @@ def test_the_same_boxes(case, ours, said, task):
     _, processor, _ = case
     photo = photos()[0]
     parsed = processor.post_process_generation(text=said, task=task, image_size=photo.size)[task]
-    names = {"<OCR_WITH_REGION>": "ocr with regions"}
-    question = INSTRUCTIONS[names.get(task, "detect")]
+    question = {"<OCR_WITH_REGION>": "ocr with regions"}.get(task, "detect")
     ids = processor.tokenizer(said, add_special_tokens=False).input_ids
     answer = ours.score_ids(ours.encode(photo), ids, question)
     labels = [place.label for place in answer.places]
@@ -270,10 +271,17 @@ def test_what_it_can_be_told(ours):
     told += [image.ocr(**options), image.ocr(places=True, **options), image.detect(**options)]
     told += [image.detect(described=True, **options), image.ground("a red dog", **options)]
     told += [image.tell("find", "the cat", **options)]
-    questions = [answer.question for answer in told]
-    assert len(set(questions)) == len(questions)
-    assert "a red dog" in questions[-2]
-    assert questions[-1] == "Locate the cat in the image."
+    prompts = [ours.prompt(answer.question) for answer in told]
+    asked = [ours.tokenizer.decode([prompt.ids[i] for i in prompt.given]) for prompt in prompts]
+    assert asked == [
+        *(INSTRUCTIONS[name] for name in list(INSTRUCTIONS)[1:7]),
+        "Locate the phrases in the caption: a red dog",
+        "Locate the cat in the image.",
+    ]
+    assert image.ask("DETECT", **options).ids == told[4].ids
+    assert image.ask("find: the cat", **options).ids == told[-1].ids
+    whole = image.ask("detect")
+    assert len(whole.ids) > 12 or whole.finished  # as long as a list of boxes, not as an answer
     with pytest.raises(QuestionError, match="not trained for 'sing'; it knows caption"):
         image.tell("sing")
     with pytest.raises(QuestionError, match="ground needs a text"):
@@ -297,3 +305,24 @@ def test_openvino_reads_as_torch_does(ours):
             torch.testing.assert_close(one.weights, two.weights, atol=1e-4, rtol=1e-3)
         hidden = own.without((0, 0, 70, 40)).ask(questions[0], max_tokens=6)
         assert other.without((0, 0, 70, 40)).ask(questions[0], max_tokens=6).ids == hidden.ids
+
+
+def test_boxes_are_drawn_beside_the_maps(case, ours, tmp_path):
+    photo = photos()[0].resize((200, 120)).convert("L").convert("RGB")
+    said = "dog<loc_250><loc_250><loc_500><loc_750>"
+    ids = case[1].tokenizer(said, add_special_tokens=False).input_ids
+    answer = ours.score_ids(ours.encode(photo), ids, "detect")
+    drawn = torch.from_numpy(np.array(answer.overlay("dog", legend=False))).float()
+    plain = torch.from_numpy(np.array(answer.overlay("dog", legend=False, places=()))).float()
+    rows, columns = (drawn != plain).any(dim=2).nonzero().T
+    left, top, right, bottom = answer.places[0].box
+    assert (columns.min().item(), rows.min().item()) == pytest.approx((left, top), abs=2)
+    assert rows.max().item() == pytest.approx(bottom, abs=2)
+    assert columns.max().item() >= right - 2
+    inside = (drawn == plain)[
+        round(top) + 40 : round(bottom) - 3, round(left) + 4 : round(right) - 4
+    ]
+    assert inside.all()  # an outline, which hides nothing
+    answer.save(tmp_path / "sheet.png")
+    blue = np.array(Image.open(tmp_path / "sheet.png").convert("RGB")) == (0, 114, 178)
+    assert blue.all(axis=2).any()

@@ -171,11 +171,12 @@ class Answer:
 
         `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`;
         `method` is one of theirs, and `style` are keywords of `vlm.explain.overlay.overlay` or, of all words, of its
-        `sheet`. Raises ValueError when there is no such word.
+        `sheet`, which also draw the text's own `places`. Raises ValueError when there is no such word.
         """
         from vlm.explain.overlay import overlay, sheet
 
         image, maps = self._image(), self.maps(method=method)
+        style = {"places": self.places, **style}
         if word is None:
             return sheet(image.picture, image.frame, maps, **style)
         if isinstance(word, str):
@@ -206,7 +207,8 @@ class Answer:
 
         check_output(path, style)  # before the maps, which may take seconds
         image = self._image()
-        save(path, image.picture, image.frame, self.maps(method=method), style)
+        maps = self.maps(method=method)
+        save(path, image.picture, image.frame, maps, style, self.places)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: a caption with its "candidates" where there are several, or a question with its "answer"."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from vlm.prompts import (
     QuestionError,
     caption_prompt,
     instruction,
+    named_instruction,
     question_prompt,
     text_ids,
 )
@@ -83,8 +84,8 @@ class EncodedImage:
 
         `text` is what some of them are about. Raises QuestionError when there is no such, or the text is missing.
         """
-        told = instruction(self.captioner.tokenizer, name, text)
-        return self.captioner.write([self], [told], choose(TOLD, options))[0]
+        instruction(self.captioner.tokenizer, name, text)  # what is wrong is told here
+        return self.ask(f"{name}: {text}" if text else name, **options)
 
     def describe(self, detail: Literal["detailed", "more detailed"], **options: Any) -> Answer:
         """A caption of a sentence or two, or of a paragraph; see `tell`."""
@@ -115,7 +116,7 @@ class EncodedImage:
             raise QuestionError("a question must be a text")
         if not questions:
             return []
-        return self.captioner.write([self], questions, choose(ANSWER, options))
+        return self.captioner.write([self], questions, self.captioner.choose(questions, options))
 
     def follow(self, question: str | None = None, **options: Any) -> Iterator[Progress]:
         """Watch one search for a caption or an answer, token by token; the last Progress has the Answer.
@@ -123,9 +124,9 @@ class EncodedImage:
         A word is sure once all candidates that may still win have it, so beams may be followed, too. `options` are
         those of `caption` or `ask`. Closing the iterator stops the search. Raises what `ask` raises.
         """
-        chosen = choose(CAPTION if question is None else ANSWER, options)
-        start = time.perf_counter()
         asked = None if question is None else [question]
+        chosen = self.captioner.choose(asked, options)
+        start = time.perf_counter()
         projected, prompts = self.captioner.start([self], asked)
         nudges = self.captioner.nudges([self], asked)
         answering = question is not None
@@ -142,7 +143,7 @@ class EncodedImage:
         several beams or candidates.
         """
         options = {"beams": 1, **options}
-        chosen = choose(CAPTION if question is None else ANSWER, options)
+        chosen = self.captioner.choose(None if question is None else [question], options)
         if chosen.beams > 1:
             raise ValueError("beams may change words that were shown; stream with beams=1")
         if chosen.candidates > 1:
@@ -300,6 +301,16 @@ class Captioner:
             images = self.encode_all(sources[start : start + BATCH])
             answers += self.write(images, None, chosen)
         return answers
+
+    def choose(self, questions: Sequence[str] | None, options: Mapping[str, Any]) -> Options:
+        """A caller's options over those of a caption, of answers, or of what instructions have done.
+
+        Raises OptionError.
+        """
+        if questions is None:
+            return choose(CAPTION, options)
+        told = any(named_instruction(self.tokenizer, question) for question in questions)
+        return choose(TOLD if told else ANSWER, options)
 
     def prompt(self, question: str | None) -> Prompt:
         """What starts a caption, or the answer to a question; with a reader, what that reads.
@@ -467,8 +478,9 @@ class Captioner:
         """The places that a text names; lines of text have four corners, all else two."""
         if "locate" not in self.model.config.tasks:
             return ()
-        lines = question == self.tokenizer.config.instructions.get("ocr with regions")
-        return places_of(self.tokenizer, ids, image.frame, corners=4 if lines else 2)
+        told = None if question is None else named_instruction(self.tokenizer, question)
+        corners = 4 if told == "ocr with regions" else 2
+        return places_of(self.tokenizer, ids, image.frame, corners)
 
     def answer(
         self,

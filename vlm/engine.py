@@ -15,7 +15,7 @@ from vlm.answers import Answer, Word, progress, sure_text
 from vlm.captioner import BATCH, Captioner, EncodedImage
 from vlm.generate import Hypothesis
 from vlm.model.decoder import Projected
-from vlm.options import ANSWER, CAPTION, Options, choose
+from vlm.options import CAPTION, Options, choose
 from vlm.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -141,7 +141,9 @@ class Engine:
         self, owner: Hashable, image: EncodedImage, question: str, **options: Any
     ) -> Job[Answer]:
         """Answer a question about an image; `options` and what it raises as `EncodedImage.ask`."""
-        return self._search(owner, Search(image, question, choose(ANSWER, options)))
+        return self._search(
+            owner, Search(image, question, self.captioner.choose([question], options))
+        )
 
     def call(self, owner: Hashable, function: Callable[[], T]) -> Job[T]:
         """Call what uses the model otherwise, such as encoding an image or making maps, in its turn and as a whole."""

@@ -82,6 +82,7 @@ def instruction(tokenizer: Tokenizer, name: str, text: str = "") -> str:
 def question_prompt(tokenizer: Tokenizer, question: str, room: int | None = None) -> Prompt:
     """What asks a question; the answer continues it, or a reader reads it.
 
+    A question may also be an instruction's name, such as "detect" or "ground: a dog"; see `TextConfig.instructions`.
     Raises QuestionError where the question has no word, where of the `room` tokens that the model reads it leaves none,
     or where the model answers none.
     """
@@ -104,8 +105,16 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text if tokenizer.config.verbatim else clean_text(text))
 
 
+def named_instruction(tokenizer: Tokenizer, question: str) -> str | None:
+    """The name of the instruction that a question is: "detect", or "ground: a dog" where it has a text, or None."""
+    name = question.partition(":")[0].strip().lower()
+    return name if name in tokenizer.config.instructions else None
+
+
 def _spelled(tokenizer: Tokenizer, question: str) -> str:
     """A question as the model learnt to read them. Raises QuestionError when there is no word in it."""
+    if (name := named_instruction(tokenizer, question)) is not None:
+        return instruction(tokenizer, name, question.partition(":")[2])
     if not tokenizer.config.verbatim:
         return clean_question(question)
     if not clean_text(question):

@@ -122,6 +122,35 @@ function refreshHeat() {
   canvas.setAttribute("aria-label", `Heatmap of “${word.text}”: the model looked ${place}`);
 }
 
+/** Draw the places that the shown answer names; `places` are a label each, and corners as shares of the photo. */
+function drawPlaces(places) {
+  const labels = [...new Set(places.map((place) => place.label))];
+  const outlines = places.map(({ label, corners }) => {
+    const outline = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
+    outline.setAttribute("points", corners.map((corner) => corner.join()).join(" "));
+    outline.classList.add(`colour-${labels.indexOf(label) % 5}`);
+    return outline;
+  });
+  find(".places").replaceChildren(...outlines);
+}
+
+/** The labels of an answer's places as a list, each in the colour of its outlines. */
+function placesList(places) {
+  const list = document.createElement("ul");
+  list.className = "labels";
+  list.setAttribute("aria-label", "Places that the model named");
+  const labels = places.map((place) => place.label);
+  for (const [i, label] of [...new Set(labels)].entries()) {
+    const count = labels.filter((other) => other === label).length;
+    const item = document.createElement("li");
+    item.className = `colour-${i % 5}`;
+    item.textContent = (label || "(no name)") + (count > 1 ? ` × ${count}` : "");
+    list.append(item);
+  }
+  list.hidden = !places.length;
+  return list;
+}
+
 function moveFocus(button, key) {
   const buttons = [...button.closest(".words").querySelectorAll("button")];
   const at = buttons.indexOf(button);
@@ -166,6 +195,7 @@ function showPhoto({ turn, file, name, width, height, down, across }) {
   picture.style.setProperty("--ratio", width / height);
   spread = { down, across };
   find(".answers").replaceChildren();
+  drawPlaces([]);
   element.classList.add("has-photo");
   for (const part of [picture, find(".controls"), find(".reading")]) part.hidden = false;
 }
@@ -194,7 +224,8 @@ function showAnswer(answer) {
   const verdict = document.createElement("p");
   verdict.className = "verdict";
   showVerdict(verdict, answer.verdict);
-  item.append(asked, verdict, said, bars);
+  item.append(asked, verdict, said, placesList(answer.places), bars);
+  drawPlaces(answer.places);
   find(".answers").prepend(item);
   question.value = "";
   const sureness = `${percent(answer.candidates[0].confidence)} sure`;

@@ -15,6 +15,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from vlm.answers import IN_WORDS, Answer
+from vlm.boxes import Place
 from vlm.captioner import EncodedImage
 from vlm.engine import Engine
 from vlm.explain.maps import WordMap
@@ -170,11 +171,12 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
         looking = engine.call(page, found.maps)
     maps = looking.result()
     with page.at(turn):
-        page.answers.append(_answer(found, maps))
+        page.answers.append(answer_view(found, maps))
     yield page.view(turn)
 
 
-def _answer(answer: Answer, maps: Sequence[WordMap]) -> View:
+def answer_view(answer: Answer, maps: Sequence[WordMap]) -> View:
+    """An answer as the browser shows it: the words of both, the places that it names, and its alternatives."""
     asked = [word_map for word_map in maps if word_map.role == "question"]
     said = [word_map for word_map in maps if word_map.role == "answer"]
     candidates = [(answer.text, answer.confidence)]
@@ -187,10 +189,33 @@ def _answer(answer: Answer, maps: Sequence[WordMap]) -> View:
             _word(word.text, word.logprob, word_map)
             for word, word_map in zip(answer.words, said, strict=True)
         ],
+        "places": _places(answer),
         "candidates": [
             {"text": text, "confidence": round(confidence, 4)} for text, confidence in candidates
         ],
     }
+
+
+def _places(answer: Answer) -> list[View]:
+    """What the model named by its place: a label, and corners as shares of the photo's width and height."""
+    if answer.image is None:
+        return []
+    width, height = answer.image.frame.width, answer.image.frame.height
+    return [
+        {
+            "label": place.label,
+            "corners": [[round(x / width, 4), round(y / height, 4)] for x, y in _around(place)],
+        }
+        for place in answer.places
+    ]
+
+
+def _around(place: Place) -> Sequence[tuple[float, float]]:
+    """The corners of a place, of a box all four."""
+    if len(place.corners) > 2:
+        return place.corners
+    left, top, right, bottom = place.box
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
 def verdict(answer: Answer) -> str:

@@ -15,6 +15,7 @@ from vlm.explain.paint import Style, check_style
 from vlm.images import Frame
 
 if TYPE_CHECKING:
+    from vlm.boxes import Place
     from vlm.explain.maps import WordMap
 
 KINDS = {
@@ -48,11 +49,13 @@ def save(
     frame: Frame,
     maps: Sequence[WordMap],
     style: Style | None = None,
+    places: Sequence[Place] = (),
 ) -> None:
     """Write all words' maps over the upright image to a file of one of `KINDS`.
 
-    `style` is one of `vlm.explain.paint.STYLES`, by default heat. Raises what `check_output` raises, OutputError
-    when there are no maps, ValueError when the frame is of another image, and OSError where the file cannot be written.
+    A sheet also shows the text's own `places`, if any. `style` is one of `vlm.explain.paint.STYLES`, by default heat.
+    Raises what `check_output` raises, OutputError when there are no maps, ValueError when the frame is of another
+    image, and OSError where the file cannot be written.
     """
     path = Path(path)
     check_output(path, style)
@@ -62,7 +65,8 @@ def save(
         case ".png":
             from vlm.explain.overlay import sheet
 
-            sheet(image, frame, maps, style=style or "heat").save(path, "PNG")
+            drawn = sheet(image, frame, maps, style=style or "heat", places=places)
+            drawn.save(path, "PNG")
         case ".webp":
             from vlm.explain.animation import frames, save_animation
 

@@ -19,10 +19,12 @@ from vlm.explain.lettering import (
     legend_height,
     write,
 )
+from vlm.explain.marked import marked
 from vlm.explain.paint import Style, outlined_from, paint
 from vlm.images import Frame
 
 if TYPE_CHECKING:
+    from vlm.boxes import Place
     from vlm.explain.maps import WordMap
 
 MAX_SIDE = 2048  # pixels; a screen shows no more, and a PNG stays within a few megabytes
@@ -50,18 +52,20 @@ def overlay(
     style: Style = "heat",
     legend: bool = True,
     opacity: float = 0.8,
+    places: Sequence[Place] = (),
 ) -> Image.Image:
     """A word's map over the upright image, in one of `vlm.explain.paint.STYLES`; what was not seen is faded.
 
     The photo keeps its size, up to `MAX_SIDE` pixels on its longest side. `legend` puts the word above it and the
     scale below; without it the picture is the photo alone. `opacity` in 0..1 is the colour's at the scale's upper end,
-    and falls to 0.4 of that where there is no attention; of lines and outlines it is all of theirs. Raises StyleError
-    for an unknown style, ValueError when the frame is of another image or the map is not one.
+    and falls to 0.4 of that where there is no attention; of lines and outlines it is all of theirs. The text's own
+    `places`, if any, are drawn over it. Raises StyleError for an unknown style, ValueError when the frame is of another
+    image or the map is not one.
     """
     photo = scaled(image, frame, min(1.0, MAX_SIDE / max(image.size)))
     scale = scale_of([word])
     values = heat(frame, word, photo.size)
-    painted = paint(photo, values, scale, style, opacity)
+    painted = marked(paint(photo, values, scale, style, opacity), frame, places)
     if not legend:
         return painted
     text = max(14, max(photo.size) // 40)
@@ -91,8 +95,11 @@ def sheet(
     *,
     style: Style = "heat",
     opacity: float = 0.8,
+    places: Sequence[Place] = (),
 ) -> Image.Image:
     """The photo, and the maps of all words on one scale: a block for each role, its words in order.
+
+    The text's own `places`, if any, are drawn on the photo.
 
     Raises ValueError when there are no maps, or the frame is of another image; else as `overlay`.
     """
@@ -126,7 +133,7 @@ def sheet(
                 above = (x, y, x + across - gap, y + high)
                 if cell is None:
                     write(canvas, above, "photo", text, FAINT)
-                    canvas.paste(photo, (x, y + high))
+                    canvas.paste(marked(photo, frame, places), (x, y + high))
                 else:
                     label(canvas, cell.text, cell.role, above, text)
                     values = heat(frame, cell, photo.size)
