@@ -16,6 +16,7 @@ from vlm import __version__
 from vlm.cli import training
 from vlm.cli.ask import ask, explain
 from vlm.cli.ask_all import ask_all
+from vlm.cli.attend import attend
 from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
@@ -58,6 +59,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask,
     "ask-all": ask_all,
     "explain": explain,
+    "attend": attend,
     "app": app_page,
     "serve": serve,
     "mcp": mcp,
@@ -67,7 +69,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "caption-dataset": caption_dataset,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(clear_errors()(command))
+    extra = "attend" if command is attend else None
+    app.command(name)(clear_errors(extra)(command))
 for command in (
     training.evaluate,
     training.table,

@@ -134,6 +134,17 @@ def text_width(text: str, size: int) -> int:
     return round(_font(size).getlength(text))
 
 
+def slanted(text: str, size: int, longest: int) -> Image.Image:
+    """How much of each pixel a line covers that rises to the right ("L"); one longer than `longest` loses its end."""
+    shown = text
+    while text_width(shown, size) > longest and len(text) > 1:
+        text = text[:-1]
+        shown = text + "…"
+    cover = Image.new("L", (max(1, text_width(shown, size)), round(1.4 * size)))
+    ImageDraw.Draw(cover).text((0, round(1.1 * size)), shown, 255, _font(size), anchor="ls")
+    return cover.rotate(50, Image.Resampling.BICUBIC, expand=True)
+
+
 @lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib ships: PIL's own default font has no letters beyond English."""

@@ -20,7 +20,7 @@ from vlm.explain.relevance import relevance
 from vlm.explain.value_norms import value_norms
 from vlm.tokenizer import Tokenizer
 
-Role = Literal["caption", "question", "answer"]
+Role = Literal["caption", "question", "answer", "prompt"]
 
 HEADS = frozenset({"layer", "head", "heads"})
 
