@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from small_runs import small_recipe
+from small_runs import draw_photos, small_recipe
 from torch import Tensor, nn
 
 from training.loop.examples import Batch, Example, collate
-from training.loop.objectives import Likelihood, without_patches
+from training.loop.inputs import Pixels
+from training.loop.objectives import SURE_OF_TOLD, Likelihood, without_patches
 from training.loop.optimisers import freeze, make_optimiser
+from training.loop.steps import EpochSteps
 from training.recipe import everyday_names as lexicon
 from training.recipe.everyday_names import NAMES, everyday_names, tags_config
 from training.recipe.models import start_model
-from training.recipe.recipe import RecipeError
+from training.recipe.recipe import Augment, RecipeError
+from training.recipe.sources import read_data
 from vlm.captioner import Captioner
 from vlm.model.config import ConfigError, ModelConfig, TagsConfig
 from vlm.model.memory import Memory, Segment
@@ -29,6 +32,7 @@ from vlm.weights.store import load_checkpoint, save_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NAMES_OF_ALL = everyday_names()[0]
 NAMES_OF_FIVE = ("cat", "dog", "cup of coffee")
 # Classes 0 to 3 are breeds of dogs, 4 is a cat, 5 a cup and 6 has no name.
 OF_CLASS = [1, 1, 1, 1, 0, 2, 3]
@@ -239,6 +243,49 @@ def test_patches_are_hidden_while_learning_alone(tagged: Captioner) -> None:
         tagger.bias[:4] = 30.0  # the same tags for all
         assert hiding(batch).item() == hiding(others).item()
         assert plain(batch).item() != plain(others).item()
+
+
+def test_a_name_that_is_told_is_the_surest_tag_of_its_image_alone(tagged: Captioner) -> None:
+    batch = one_caption(tagged)
+    patches = torch.randn(2, 9, tagged.model.vision.width)
+    learning = Likelihood(tagged.model)
+    tagger = tagged.model.tagger
+    assert tagger is not None
+    tagger.dropout = 0.0
+    own = tagger.classify(patches)
+    assert learning._told(replace(batch, told=None), patches) is None
+    assert learning._told(replace(batch, told=torch.tensor([-1, -1])), patches) is None
+    tags = learning._told(replace(batch, told=torch.tensor([-1, 3])), patches)
+    assert tags is not None
+    torch.testing.assert_close(tags.probabilities[0], own.probabilities[0])
+    assert torch.equal(tags.names[0], own.names[0])
+    assert tags.names[1, 0] == 3
+    low, high = SURE_OF_TOLD
+    assert low <= tags.probabilities[1, 0] <= high
+    assert tags.probabilities[1].sum() <= 1.001
+
+
+def test_a_captioned_image_is_told_names_by_the_recipes_share(
+    tagged: Captioner, tmp_path: Path
+) -> None:
+    recipe = small_recipe(draw_photos(tmp_path, 30), tell_names=0.999)
+    groups = read_data(recipe, tmp_path).train
+    captions = [
+        [replace(g, records=(replace(g.records[0], texts=("a dog on a bus",)),)) for g in source]
+        for source in groups
+    ]
+    inputs = Pixels(tagged.preprocess, Augment())
+    (batch,) = EpochSteps(captions, inputs, tagged.tokenizer, 24, recipe, 0)[0].batches
+    assert batch.told is not None
+    assert (batch.told >= 0).all()
+    for chunk in batch.chunks:
+        for ids, image in zip(chunk.ids.tolist(), chunk.image.tolist()):
+            name = NAMES_OF_ALL[int(batch.told[image])]
+            assert name[:-1] in tagged.tokenizer.decode([i for i in ids if i > 2])
+    plain = EpochSteps(captions, inputs, tagged.tokenizer, 24, replace(recipe, tell_names=0.0), 0)
+    told = plain[0].batches[0].told
+    assert told is not None
+    assert (told < 0).all()
 
 
 def test_what_is_written_depends_on_the_tags(tagged: Captioner) -> None:

@@ -20,6 +20,8 @@ from .inputs import Inputs
 # Rows of a batch are cut into this many chunks of similar length, which spares most of the padding.
 CHUNKS = 4
 
+NOTHING_TOLD = -1
+
 
 @dataclass(frozen=True)
 class Example:
@@ -51,13 +53,15 @@ class Rows:
 class Batch:
     """Images by key and their rows.
 
-    `images` are patches `(B, N, D)` of `grid`, or pixels `(B, 3, H, W)` where `grid` is None.
+    `images` are patches `(B, N, D)` of `grid`, or pixels `(B, 3, H, W)` where `grid` is None. `told` `(B,)` has the
+    number of the name that an image's tags tell in place of its own, or `NOTHING_TOLD`; None stands for that of all.
     """
 
     keys: tuple[str, ...]
     images: Tensor
     grid: tuple[int, int] | None
     chunks: tuple[Rows, ...]
+    told: Tensor | None = None
 
     @property
     def targets(self) -> int:
@@ -66,7 +70,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         chunks = tuple(rows.to(device) for rows in self.chunks)
-        return replace(self, images=self.images.to(device), chunks=chunks)
+        images = self.images.to(device)
+        told = None if self.told is None else self.told.to(device)
+        return replace(self, images=images, chunks=chunks, told=told)
 
 
 def examples(
@@ -121,10 +127,12 @@ def make_batch(
     rows: Sequence[Sequence[Example]],
     inputs: Inputs,
     pad: int,
+    told: Sequence[int] = (),
 ) -> Batch:
     """A batch of what `inputs` loaded and each image's rows; without any image it is one blank image."""
     stacked = torch.stack(list(images) or [inputs.blank])
-    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad))
+    names = torch.tensor(told) if told else None
+    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad), names)
 
 
 def collate(rows: Sequence[Sequence[Example]], pad: int) -> tuple[Rows, ...]:

@@ -37,6 +37,7 @@ from .monitor import Monitor
 from .objectives import Likelihood, SelfCritic
 from .optimisers import freeze, make_optimiser, make_schedule
 from .steps import EpochSteps, steps_of_epochs
+from .told_names import check_names
 from .validation import Dev, one_caption_and_questions
 
 SAMPLES = 6  # dev images whose word maps TensorBoard shows
@@ -139,6 +140,8 @@ def train(
     """
     if recipe.keep_classes and model.tagger is None:
         raise RecipeError("keep_classes must be 0 for a model without tags")
+    if recipe.tell_names:
+        check_names(model)
     if recipe.maps is not None:
         check_maps(model, recipe.maps)
     model.to(accelerator.device)

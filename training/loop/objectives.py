@@ -17,17 +17,20 @@ from vlm.generate import generate
 from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
 from vlm.model.model import IGNORE_INDEX, VisionLanguageModel
+from vlm.model.tags import Tags
 from vlm.options import Options
 from vlm.prompts import caption_prompt
 from vlm.tokenizer import Tokenizer
 
 from ..evaluation.metrics.reward import CiderReward
 from ..recipe.recipe import MapLoss, SelfCritical
-from .examples import Batch, Example, Rows, collate
+from .examples import NOTHING_TOLD, Batch, Example, Rows, collate
 from .map_loss import map_loss
 
 # Stands for the end of a caption in the reward: a caption that stops after "with a" then pays for it.
 END_WORD = "endofcaption"
+# How sure the tags are of a name that they are told.
+SURE_OF_TOLD = (0.7, 0.99)
 
 
 def encoded(model: VisionLanguageModel, batch: Batch) -> tuple[Tensor, tuple[int, int]]:
@@ -88,7 +91,7 @@ class Likelihood(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         patches, grid = encoded(self.model, batch)
-        memory = self.model.remember(patches, grid)
+        memory = self.model.remember(patches, grid, self._told(batch, patches))
         if self.training and self.hide_patches:
             memory = without_patches(memory, self.hide_patches)
         projected = self.model.decoder.project(memory)
@@ -102,6 +105,21 @@ class Likelihood(nn.Module):
             divergence = map_loss(self.model, memory, projected, batch.chunks, self.maps)
             sums.append(self.maps.weight * batch.targets * divergence)
         return torch.stack(sums).sum()
+
+    def _told(self, batch: Batch, patches: Tensor) -> Tags | None:
+        """The tags of patches `(B, N, D)` with the names that the batch tells, surely, in the first place."""
+        if batch.told is None or not (named := batch.told != NOTHING_TOLD).any():
+            return None
+        tagger = self.model.tagger
+        assert tagger is not None
+        tags = tagger.dropped(tagger.classify(patches))
+        low, high = SURE_OF_TOLD
+        sure = low + (high - low) * torch.rand(len(named), device=named.device)
+        names, probabilities = tags.names.clone(), tags.probabilities.clone()
+        names[named, 0] = batch.told[named]
+        probabilities[named] *= 1 - sure[named, None]
+        probabilities[named, 0] = sure[named]
+        return Tags(names, probabilities)
 
     def _forgotten(self, first: nn.Module, patches: Tensor, batch: Batch) -> Tensor:
         """How far the classes of patches `(B, N, D)` are from those that the `first` encoder sees, in nats."""

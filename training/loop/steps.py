@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch.utils.data import Dataset
@@ -15,8 +15,9 @@ from ..data.mixing import attempt, epoch_order
 from ..data.report import Broken
 from ..recipe.recipe import Recipe
 from ..recipe.sources import Group
-from .examples import Batch, examples, make_batch
+from .examples import NOTHING_TOLD, Batch, examples, make_batch
 from .inputs import Inputs
+from .told_names import told
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,16 @@ class EpochSteps(Dataset[Part]):
         return Part(tuple(self._batch(part, broken) for part in parts), tuple(broken))
 
     def _batch(self, places: Sequence[int], broken: list[tuple[int, Broken]]) -> Batch:
-        keys, images, rows = [], [], []
+        keys, images, rows, names = [], [], [], []
         for place in places:
             source, index = self.order[place]
             group = self.sources[source][index]
             generator = random.Random(f"{self.recipe.seed}/{self.epoch}/{place}")
-            drawn = examples(group, self.tokenizer, self.max_length, generator)
+            taught, name, share = group, NOTHING_TOLD, self.recipe.tell_names
+            if share and generator.random() < share and (renamed := told(group, generator)):
+                record, name = renamed
+                taught = replace(group, records=(record,))
+            drawn = examples(taught, self.tokenizer, self.max_length, generator)
             load = partial(self.inputs.load, generator=generator)
             image = attempt(load, group, group.image)
             if isinstance(image, Broken):
@@ -83,7 +88,8 @@ class EpochSteps(Dataset[Part]):
             keys.append(group.image.key)
             images.append(image)
             rows.append(drawn)
-        return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad)
+            names.append(name)
+        return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad, names)
 
 
 def steps_of_epochs(sources: Sequence[Sequence[Group]], recipe: Recipe) -> list[int]:

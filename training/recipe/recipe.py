@@ -257,7 +257,9 @@ class Recipe:
     a checkpoint `init` without them learns to read them. An encoder that learns forgets what the classifier reads:
     `keep_classes` weighs, in nats an image, how far its classes come from those of the encoder that it started as
     (learning without forgetting, Li and Hoiem 2016). `hide_patches` is the share of images of which only the tags are
-    shown, so that their words are copied. With `maps` attention learns from what hiding patches does, too.
+    shown, and `tell_names` that of captioned images whose tags tell another name for a thing, which their caption then
+    uses (`training/loop/told_names.py`), so that words of tags are copied. With `maps` attention learns from what
+    hiding patches does, too.
     """
 
     sources: Annotated[tuple[Source, ...], _SOURCES]
@@ -284,6 +286,7 @@ class Recipe:
     tags: str | None = None
     keep_classes: NonNegative = 0.0
     hide_patches: Share = 0.0
+    tell_names: Share = 0.0
     start_share: Share = 0.0
     licence: str = ""
 
@@ -304,6 +307,10 @@ class Recipe:
                 )
             smoothing = self.label_smoothing  # of a sample that is to become less likely
             _check(smoothing == 0, "label_smoothing", "0 with objective scst", smoothing)
+        if self.objective == "scst" and self.tell_names:
+            raise RecipeError(
+                "tell_names must be 0 with objective scst, which writes its own captions"
+            )
         if self.start_share and self.init is None:
             raise RecipeError("start_share must be 0 for a model that starts without init")
         if self.keep_classes and not self.optimiser.learning_rate.vision:

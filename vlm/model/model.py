@@ -14,7 +14,7 @@ from vlm.model.decoder import Decoder, Projected
 from vlm.model.joint_reader import JointReader
 from vlm.model.likeness import PhotoLikeness
 from vlm.model.memory import Memory, Segment, grid_positions, image_memory
-from vlm.model.tags import Tagger
+from vlm.model.tags import Tagger, Tags
 from vlm.model.vision import VisionEncoder
 
 IGNORE_INDEX = -100
@@ -148,12 +148,12 @@ class VisionLanguageModel(nn.Module):
         """The memory of pixels `(B, 3, H, W)`."""
         return self.remember(*self.vision(pixels))
 
-    def remember(self, patches: Tensor, grid: tuple[int, int]) -> Memory:
-        """The memory of patch features `(B, N, D)` that the encoder gave earlier."""
+    def remember(self, patches: Tensor, grid: tuple[int, int], tags: Tags | None = None) -> Memory:
+        """The memory of patch features `(B, N, D)` that the encoder gave earlier, with their tags or the given ones."""
         memory = self.adapter(patches, grid)
         if self.tagger is None:
             return memory
-        return Memory.concat([memory, self.tagger(patches, self.decoder.token_embedding)])
+        return Memory.concat([memory, self.tagger(patches, self.decoder.token_embedding, tags)])
 
     def project(self, memory: Memory) -> Projected:
         """An image's keys and values for what attends to it: the reader, where there is one, or the decoder."""

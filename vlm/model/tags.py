@@ -68,20 +68,27 @@ class Tagger(nn.Module):
         probabilities, names = by_name.topk(self.config.top, dim=1)
         return Tags(names, probabilities)
 
-    def forward(self, patches: Tensor, words: nn.Module) -> Memory:
-        """The memory of the tags of patches `(B, N, D)`, in the embeddings `words`; unsure tags are masked."""
-        tags = self.classify(patches)
+    def forward(self, patches: Tensor, words: nn.Module, tags: Tags | None = None) -> Memory:
+        """The memory of the tags of patches `(B, N, D)`, or of given ones, in the embeddings `words`.
+
+        Unsure tags are masked, and while training some of the patches' own.
+        """
+        if tags is None:
+            tags = self.dropped(self.classify(patches)) if self.training else self.classify(patches)
         slots, real = self.slots(tags, words)
         segment = Segment("tags", 0, slots.shape[1])
         if not self.training:  # where someone may ask what was read
             segment = replace(segment, words=self._words(tags, real), sure=self._sure(tags))
         return Memory(slots, (segment,), real)
 
+    def dropped(self, tags: Tags) -> Tags:
+        """The tags with some of them, drawn by chance, of no probability."""
+        kept = torch.rand(tags.probabilities.shape, device=tags.probabilities.device)
+        return Tags(tags.names, tags.probabilities * (kept >= self.dropout))
+
     def slots(self, tags: Tags, words: nn.Module) -> tuple[Tensor, Tensor]:
         """Memory slots of tags `(B, top * length, D)`, and which are real `(B, top * length)`."""
         sure = tags.probabilities >= self.config.least  # (B, top)
-        if self.training:
-            sure = sure & (torch.rand(sure.shape, device=sure.device) >= self.dropout)
         ids = self.tokens[tags.names]  # (B, top, length)
         real = sure[..., None] & (ids != NO_TOKEN)
         slots = self.project(self.norm(words(ids.clamp(min=0))))  # (B, top, length, D)
