@@ -255,6 +255,8 @@ def test_the_same_boxes(case, ours, said, task):
     labels = [place.label for place in answer.places]
     corners = [[int(c) for corner in p.corners for c in corner] for p in answer.places]
     assert labels == parsed["labels"]
+    assert answer.text == re.sub(r"(<loc_\d+>)+ ?", " ", said).strip()
+    assert [word.text for word in answer.words] == answer.text.split()
     assert corners == parsed.get("bboxes", parsed.get("quad_boxes"))
     assert labels
     assert json.loads(json.dumps(answer.to_dict()))["places"][0]["label"] == labels[0]

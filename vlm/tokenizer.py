@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -14,6 +15,9 @@ from vlm.typed import check_fields
 
 # A word, or one punctuation mark: "dog-sled's," is two.
 _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+# Tokens of models that mark fields or places, see `vlm.fields` and `vlm.boxes`.
+_MARK = re.compile(r"</?s_.+>|<sep/>|<loc_\d+>")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Tokenizer:
         # Who writes "<end>" means these five characters: no text has special tokens, only what is put around it.
         backend.encode_special_tokens = True
         self.config = config
+        added = backend.get_added_tokens_decoder().items()
+        self.marks = frozenset(i for i, token in added if _MARK.fullmatch(token.content))
         self.pad = self._special(config.pad)
         self.end = self._special(config.end)
         self.caption = self._special(config.caption)
@@ -94,8 +100,12 @@ class Tokenizer:
         return self.backend.encode(text.strip(), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; special tokens are dropped."""
-        return self.backend.decode(list(ids), skip_special_tokens=True).strip()
+        """Text of the ids; special tokens are dropped, and what a mark parts has a space between."""
+        if self.marks.isdisjoint(ids):
+            return self.backend.decode(list(ids), skip_special_tokens=True).strip()
+        runs = [list(run) for marked, run in groupby(ids, self.marks.__contains__) if not marked]
+        parts = [self.backend.decode(run, skip_special_tokens=True).strip() for run in runs]
+        return " ".join(part for part in parts if part)
 
     def words(self, ids: Sequence[int]) -> list[WordSpan]:
         """The words that the ids spell, each with its tokens.

@@ -134,15 +134,14 @@ function drawPlaces(places) {
   find(".places").replaceChildren(...outlines);
 }
 
-/** The labels of an answer's places as a list, each in the colour of its outlines. */
+/** The labels of an answer's places in a line, each in the colour of its outlines. */
 function placesList(places) {
-  const list = document.createElement("ul");
+  const list = document.createElement("p");
   list.className = "labels";
-  list.setAttribute("aria-label", "Places that the model named");
   const labels = places.map((place) => place.label);
   for (const [i, label] of [...new Set(labels)].entries()) {
     const count = labels.filter((other) => other === label).length;
-    const item = document.createElement("li");
+    const item = document.createElement("span");
     item.className = `colour-${i % 5}`;
     item.textContent = (label || "(no name)") + (count > 1 ? ` × ${count}` : "");
     list.append(item);
