@@ -17,6 +17,7 @@ import gradio as gr
 import matplotlib
 from PIL import Image
 
+from vlm.app.endpoints import add_endpoints, owner_of
 from vlm.app.page import Page, Superseded, View, answer, describe
 from vlm.engine import Cancelled, Engine
 from vlm.explain.overlay import LEAST_PEAK
@@ -48,6 +49,7 @@ def build(engine: Engine) -> gr.Blocks:
     def on_leaving(request: gr.Request) -> None:
         if page := pages.get(request.session_hash):
             engine.cancel(page)
+        engine.cancel(owner_of(request))
 
     # Files of photos are deleted after a day.
     with gr.Blocks(
@@ -81,6 +83,7 @@ def build(engine: Engine) -> gr.Blocks:
                 show_progress="hidden",
                 api_visibility="private",
             )
+        add_endpoints(engine)
         blocks.unload(on_leaving)
     return blocks
 

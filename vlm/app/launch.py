@@ -84,6 +84,9 @@ def page_application(
     blocks.max_threads = MAX_WAITING
     blocks._queue.max_thread_count = MAX_WAITING
     blocks.state_session_capacity = MAX_PAGES
+    # Gradio looks at the paths of files, and for pages that were closed, only where it was launched.
+    blocks.has_launched = True
+    blocks.is_running = True
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         blocks,

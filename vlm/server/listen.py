@@ -10,7 +10,7 @@ from contextlib import suppress
 import uvicorn
 from starlette.types import ASGIApp
 
-FINISH_SECONDS = 10  # for replies that are under way when the server is stopped
+FINISH_SECONDS = 5  # for replies that are under way when the server is stopped
 
 
 class _Announced(uvicorn.Server):
