@@ -165,7 +165,8 @@ def test_a_planted_alignment_is_found() -> None:
 class Spelling:
     """A tokenizer whose tokens are texts."""
 
-    all_special_ids, unk_token_id = (0,), 1
+    all_special_ids, unk_token_id = (0, 1), 1
+    eos_token_id = pad_token_id = 0
 
     def __init__(self, *pieces: str) -> None:
         self.pieces = ["", "<unk>", *pieces]

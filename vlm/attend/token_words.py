@@ -21,7 +21,9 @@ class TokenWord:
 
 def token_words(tokenizer: Any, ids: Sequence[int]) -> list[TokenWord]:
     """The words that tokens spell. Special tokens are in none; in scripts without spaces each token is a word."""
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    special = set(tokenizer.all_special_ids)
+    if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.pad_token_id):  # as CLIP's
+        special -= {tokenizer.unk_token_id}
     places = [place for place, token in enumerate(ids) if token not in special]
     text, starts, owned = "", [], []  # of each word, where it starts in the text, and its places
     for count, place in enumerate(places, 1):
