@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: app test check browser proxies exiftool screenshot wheel
+.PHONY: app test check browser proxies exiftool screenshots wheel
 
 app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
@@ -33,7 +33,7 @@ exiftool:  ## what reads photos' metadata back in the tests; installed by root a
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y libimage-exiftool-perl >/dev/null; } || \
 	  echo "no exiftool here: the tests with it are skipped"
 
-screenshot: browser  ## assets/screenshot.png, as the README shows it
+screenshots: browser  ## the pictures of the app that README and docs show
 	.venv/bin/python assets/screenshot.py
 
 wheel: .venv/test  ## a wheel file in dist/, with the bundled model and training

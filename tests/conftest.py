@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
     from vlm.captioner import Captioner
     from vlm.model.model import VisionLanguageModel
 
@@ -110,3 +113,53 @@ def tiny_checkpoint(tiny: Captioner, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     save_checkpoint(folder, tiny.model, tiny.tokenizer, torch.float32)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trusted_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny` as a checkpoint that is sure of every caption, and not sure of any answer."""
+    import shutil
+
+    import torch
+
+    from training.evaluation.trust_report import store
+    from vlm.model.config import CalibrationConfig, VerdictConfig
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "trusted"
+    shutil.copytree(tiny_checkpoint, folder)
+    verdict = VerdictConfig(
+        photo=-1e6, sure_answer=2.0, guess_answer=0.0, sure_caption=0.0, guess_caption=0.0
+    )
+    store(folder, CalibrationConfig(), verdict, torch.ones(32))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def app_address(trusted_checkpoint: Path) -> Iterator[str]:
+    """Where the app of `tiny` is served."""
+    from app_server import serving
+
+    with serving(trusted_checkpoint) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from app_server import browsing
+
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser: Browser, app_address: str) -> Iterator[Callable[..., Page]]:
+    """Open a page of the app; keywords are those of a browser's context. See `app_server.visiting`."""
+    from app_server import visiting
+
+    with visiting(browser, app_address) as open_one:
+        yield open_one
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    return open_page()

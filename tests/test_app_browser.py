@@ -3,67 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
-from app_server import PATIENCE, REPOSITORY, assert_captioned, browsing, choose_file, serving
-from playwright.sync_api import Browser, Page, expect
+from app_server import (
+    PATIENCE,
+    REPOSITORY,
+    assert_captioned,
+    assert_shows,
+    choose_file,
+    opacity,
+)
+from playwright.sync_api import Page, expect
 
 import vlm
 from vlm.answers import Answer
 
 DOG = REPOSITORY / "assets" / "examples" / "dog.jpg"
 HORSES = REPOSITORY / "assets" / "examples" / "horses.jpg"
-
-
-@pytest.fixture(scope="module")
-def address(tiny_checkpoint: Path) -> Iterator[str]:
-    with serving(tiny_checkpoint) as (address, _):
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser: Browser, address: str) -> Iterator[Callable[[], Page]]:
-    """Open a page of the app in a session of its own; pages ask nothing of other hosts and report no errors."""
-    troubles: list[str] = []
-    contexts = []
-
-    def open_one() -> Page:
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 860}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda m: m.type == "error" and troubles.append(m.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: is_foreign(request.url) and troubles.append(request.url))
-        page.goto(address)
-        page.locator(".examples button").first.wait_for()
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert troubles == []
-
-
-@pytest.fixture
-def page(open_page: Callable[[], Page]) -> Page:
-    return open_page()
-
-
-def is_foreign(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
@@ -74,30 +35,6 @@ def dog_caption(tiny_checkpoint: Path) -> Answer:
 @pytest.fixture(scope="module")
 def horses_caption(tiny_checkpoint: Path) -> Answer:
     return vlm.load(tiny_checkpoint).encode(HORSES).caption()
-
-
-def opacity(page: Page) -> np.ndarray:
-    """The canvas's opacity (H, W), which grows with the heat; 0 everywhere when it is hidden."""
-    values = page.evaluate(
-        """() => {
-          const canvas = document.querySelector(".picture canvas");
-          if (canvas.hidden) return [[0]];
-          const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-          const alpha = [...data].filter((_, i) => i % 4 === 3);
-          return Array.from({ length: canvas.height }, (_, y) => alpha.slice(y * width, (y + 1) * width));
-        }"""
-    )
-    return np.array(values)
-
-
-def assert_shows(heat: np.ndarray, weights: np.ndarray) -> None:
-    """The canvas has its maximum in the middle of the map's strongest patch."""
-    height, width = weights.shape
-    row, column = np.unravel_index(weights.argmax(), weights.shape)
-    centre = heat[
-        int((row + 0.5) / height * heat.shape[0]), int((column + 0.5) / width * heat.shape[1])
-    ]
-    assert centre == heat.max() > heat.min()
 
 
 def test_photo_words_question_and_broken_file(
@@ -296,14 +233,14 @@ def completed(address: str, event: str, data: dict[str, Any]) -> dict[str, Any]:
     return next(message for message in messages if message["msg"] == "process_completed")
 
 
-def test_only_uploaded_files_can_be_read(address: str) -> None:
+def test_only_uploaded_files_can_be_read(app_address: str) -> None:
     """The path of any other file of the server's, though it be a photo, gets nothing of it."""
-    reply = completed(address, "photo", {"path": str(DOG), "name": "dog.jpg"})
+    reply = completed(app_address, "photo", {"path": str(DOG), "name": "dog.jpg"})
     assert not reply["success"]
     assert "data" not in reply["output"]
 
 
-def test_a_defect_becomes_a_sentence_on_the_page(address: str) -> None:
-    (view,) = completed(address, "example", {"index": 999})["output"]["data"]
-    assert view["message"].startswith("Something went wrong")
+def test_a_defect_becomes_a_sentence_on_the_page(app_address: str) -> None:
+    (view,) = completed(app_address, "example", {"index": 999})["output"]["data"]
+    assert view["message"] == "defect"
     assert view["photo"] is None

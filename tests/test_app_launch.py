@@ -49,6 +49,9 @@ def test_without_a_login_nothing_is_given_away(app_with_login: tuple[str, int]) 
             stranger.get("queue/data", params={"session_hash": "stranger"}),
             stranger.post("queue/join", json=event),
             stranger.post("upload", files=photo),
+            stranger.post(
+                "component_server", json={"data": {}, "component_id": 1, "fn_name": "look"}
+            ),
         ]
     assert {reply.status_code for reply in refused} <= {401, 404}
     page = httpx.get(address).text

@@ -22,9 +22,9 @@ from vlm.app.page import (
     Superseded,
     View,
     answer,
-    answer_view,
     describe,
-    pixel_steps,
+    said,
+    stop,
 )
 from vlm.app.page import Page as Tab
 from vlm.boxes import Place
@@ -33,6 +33,7 @@ from vlm.engine import Cancelled, Engine
 from vlm.explain.maps import WordMap
 from vlm.explain.overlay import heat
 from vlm.images import Preprocess
+from vlm.images.frame import pixel_steps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOG = REPOSITORY / "assets" / "examples" / "dog.jpg"
@@ -70,20 +71,24 @@ def test_a_caption_is_one_search_whose_words_come_as_they_are_sure(
     )
     caption = tiny.encode(DOG).caption()
     caption.maps()
+    assert caption.image_effect
     alone = len(passes)
     views = list(describe(engine, Tab(), DOG, "dog.jpg", 7))
 
     assert len(passes) == 2 * alone
-    written = [texts(view["caption"]) for view in views]
+    written = [texts(view["caption"]["words"]) for view in views if view["caption"]]
     assert written[-1] == [word.text for word in caption.words]
     for before, after in pairwise(written):
         assert after[: len(before)] == before
-    assert all(view["busy"] for view in views[:-1])
-    assert views[-1]["busy"] is None
+    assert all(view["busy"] for view in views[:-2])
+    assert views[-2]["busy"] is views[-1]["busy"] is None  # what the image did comes last
     assert views[-1]["message"] is None
     assert {view["turn"] for view in views} == {7}
-    for word, word_map in zip(views[-1]["caption"], caption.maps(), strict=True):
+    said = views[-1]["caption"]["words"]
+    for word, word_map in zip(said, caption.maps(), strict=True):
         np.testing.assert_allclose(word["map"], word_map.weights, atol=1e-5)
+    effects = [word["effect"] for word in said]
+    np.testing.assert_allclose(effects, caption.image_effect.words, atol=1e-3)
 
 
 def test_questions_share_one_encoding_and_their_answers_pile_up(
@@ -97,7 +102,7 @@ def test_questions_share_one_encoding_and_their_answers_pile_up(
     expected = tab.image.ask("is there a dog?")
 
     assert len(view["answers"]) == 2
-    last = view["answers"][-1]
+    last = view["answers"][-1]["text"]
     assert texts(last["question"]) == ["is", "there", "a", "dog", "?"]
     assert texts(last["words"]) == [word.text for word in expected.words]
     assert last["candidates"][0] == {
@@ -125,7 +130,7 @@ def test_a_question_that_cannot_be_asked_leaves_the_page_as_it_was(
 
 def test_a_question_needs_a_photo(engine: Engine) -> None:
     *_, view = answer(engine, Tab(), "is there a dog?", 1)
-    assert view["message"] == "Choose a photo first."
+    assert view["message"] == "no photo"
 
 
 def test_a_file_that_is_no_photo_leaves_the_page_as_it_was(engine: Engine, tmp_path: Path) -> None:
@@ -149,7 +154,7 @@ def test_a_model_that_writes_no_captions_shows_the_photo_and_answers(tiny: Capti
         *_, asked = answer(engine, tab, "is there a dog?", 2)
     assert view["photo"]["name"] == "dog.jpg"
     assert view["busy"] is None
-    assert "ask it a question" in view["message"]
+    assert view["message"] == "no captions"
     assert asked["message"] is None
     assert len(asked["answers"]) == 1
 
@@ -159,12 +164,12 @@ def test_places_that_an_answer_names_are_shares_of_the_photo(tiny: Captioner) ->
     width, height = told.image.frame.width, told.image.frame.height
     box = Place("dog", ((width / 2, height), (0, height / 4)))
     line = Place("", ((0, 0), (width, 0), (width, height), (0, height)))
-    view = answer_view(replace(told, places=(box, line)), told.maps())
+    view = said(0, replace(told, places=(box, line)), told.maps())
     assert view["places"] == [
         {"label": "dog", "corners": [[0, 0.25], [0.5, 0.25], [0.5, 1], [0, 1]]},
         {"label": "", "corners": [[0, 0], [1, 0], [1, 1], [0, 1]]},
     ]
-    assert answer_view(told, told.maps())["places"] == []
+    assert said(0, told, told.maps())["places"] == []
 
 
 def test_a_new_photo_takes_the_place_of_the_old_and_its_answers(engine: Engine) -> None:
@@ -189,11 +194,12 @@ def test_pages_at_the_same_time_never_mix(tiny: Captioner, engine: Engine) -> No
         visits = list(pool.map(visit, range(16)))
     for photo, tab in visits:
         caption = expected[photo]
-        assert texts(tab.caption) == [word.text for word in caption.words]
-        for word, word_map in zip(tab.caption, caption.maps(), strict=True):
+        assert tab.caption
+        assert texts(tab.caption["words"]) == [word.text for word in caption.words]
+        for word, word_map in zip(tab.caption["words"], caption.maps(), strict=True):
             np.testing.assert_allclose(word["map"], word_map.weights, atol=1e-4)
         assert caption.image is not None
-        assert tab.answers[0]["text"] == caption.image.ask("is there a dog?").text
+        assert tab.answers[0]["text"]["text"] == caption.image.ask("is there a dog?").text
 
 
 def test_a_newer_photo_ends_the_work_on_the_older_and_keeps_the_page(
@@ -201,7 +207,7 @@ def test_a_newer_photo_ends_the_work_on_the_older_and_keeps_the_page(
 ) -> None:
     tab = Tab()
     older = describe(engine, tab, DOG, "dog.jpg", 1)
-    while next(older)["busy"] != "Writing…":
+    while next(older)["busy"] != "writing":
         pass
     newer = describe(engine, tab, HORSES, "horses.jpg", 2)
     next(newer)
@@ -209,7 +215,7 @@ def test_a_newer_photo_ends_the_work_on_the_older_and_keeps_the_page(
         list(older)
     *_, view = newer
     assert view["photo"]["name"] == "horses.jpg"
-    assert texts(view["caption"]) == [w.text for w in tiny.encode(HORSES).caption().words]
+    assert texts(view["caption"]["words"]) == [w.text for w in tiny.encode(HORSES).caption().words]
 
 
 def test_an_event_that_was_overtaken_on_its_way_changes_nothing(engine: Engine) -> None:
@@ -296,3 +302,25 @@ def test_every_example_can_be_read(engine: Engine) -> None:
 
 def test_the_events_of_the_page_are_no_public_interface(engine: Engine) -> None:
     assert build(engine).get_api_info()["named_endpoints"] == {}
+
+
+def test_a_stopped_caption_keeps_its_words_and_gets_their_maps(engine: Engine) -> None:
+    tab = Tab()
+    writing = describe(engine, tab, DOG, "dog.jpg", 1)
+    shown: list[View] = []
+    while len(shown) < 3:
+        view = next(writing)
+        shown = view["caption"]["words"] if view["caption"] else []
+    *_, view = stop(engine, tab, 2)
+    with pytest.raises((Superseded, Cancelled)):
+        list(writing)
+    assert texts(view["caption"]["words"])[:3] == texts(shown)[:3]
+    assert all(word["map"] for word in view["caption"]["words"])
+    assert view["busy"] is None
+
+
+def test_stopping_when_nothing_goes_on_changes_nothing(engine: Engine) -> None:
+    tab = described(engine, DOG)
+    before = tab.view(2)
+    *_, view = stop(engine, tab, 2)
+    assert view == before

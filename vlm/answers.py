@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from vlm.boxes import Place
     from vlm.captioner import EncodedImage
+    from vlm.explain.inside import Inside
     from vlm.explain.maps import WordMap
     from vlm.explain.method import Head
     from vlm.explain.paint import Style
@@ -24,11 +25,28 @@ if TYPE_CHECKING:
 
 
 Verdict = Literal["sure", "unsure", "guess"]
-IN_WORDS: dict[Verdict, str] = {
-    "sure": "The model is sure.",
-    "unsure": "The model is not sure.",
-    "guess": "The model can't tell; this is a guess.",
-}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Why a text is trusted or not, as a checkpoint was fitted to tell.
+
+    `likely` in 0..1 is how likely the text is: of an answer its confidence, of a caption the geometric mean of its
+    tokens' probabilities. From `sure` on it is sure, below `guess` a guess, and so is every text about what is no
+    `photo`.
+    """
+
+    likely: float
+    sure: float
+    guess: float
+    photo: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        """In one word."""
+        if not self.photo or self.likely < self.guess:
+            return "guess"
+        return "sure" if self.likely >= self.sure else "unsure"
 
 
 @dataclass(frozen=True)
@@ -98,9 +116,10 @@ class Answer:
     `confidence`, in 0..1 the probability of the whole text, however tokens spell it. `alternatives` are the other
     candidates, best first. `finished` is False where the text was cut at its greatest length. `ms` are the
     milliseconds spent on "encode" and "decode". A pickled Answer leaves its image behind, and then has no maps.
-    `logprobs` are those of `ids`, and of the end where it `finished`. `verdict` says how far to trust the text; it is
-    None where the checkpoint was never fitted to tell, as with those of other libraries. `fields` are what a parser of
-    documents read, as JSON has them; see `vlm.fields`. `places` are the boxes that a text names by location tokens.
+    `logprobs` are those of `ids`, and of the end where it `finished`. `judgement` says how far to trust the text, and
+    why; it and the `verdict` are None where the checkpoint was never fitted to tell, as with those of other libraries.
+    `fields` are what a parser of documents read, as JSON has them; see `vlm.fields`. `places` are the boxes that a text
+    names by location tokens.
     """
 
     text: str
@@ -114,9 +133,14 @@ class Answer:
     image: EncodedImage | None = field(repr=False, compare=False)
     ids: tuple[int, ...] = field(repr=False)
     logprobs: tuple[float, ...] = field(repr=False)
-    verdict: Verdict | None = None
+    judgement: Judgement | None = None
     fields: Any = None
     places: tuple[Place, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How far to trust the text."""
+        return None if self.judgement is None else self.judgement.verdict
 
     @cached_property
     def image_effect(self) -> ImageEffect:
@@ -141,6 +165,20 @@ class Answer:
         return self._image().maps(
             self.ids, self.question, layer, head, method, heads=heads, foil=foil
         )
+
+    def instead(self, word: int, count: int = 5) -> list[tuple[str, float]]:
+        """The likeliest words in the place of one of the text's, from 0, with their probabilities, best first.
+
+        An end of the text there is "". Raises MethodError where there is no such word.
+        """
+        return self._image().instead(self.ids, word, self.question, count)
+
+    def inside(self, word: int, layer: int, head: int) -> Inside:
+        """One head of cross-attention as it chose the first token of one of the text's words; all counted from 0.
+
+        Raises MethodError where there is no such word, layer or head, or where the decoder attends to no patches.
+        """
+        return self._image().inside(self.ids, word, self.question, layer, head)
 
     def what_if(
         self,

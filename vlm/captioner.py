@@ -16,8 +16,8 @@ from PIL import Image
 from vlm.answers import (
     Answer,
     ImageEffect,
+    Judgement,
     Progress,
-    Verdict,
     Word,
     candidates,
     progress,
@@ -25,8 +25,10 @@ from vlm.answers import (
 )
 from vlm.boxes import Place, places_of
 from vlm.explain.finished import Finished
+from vlm.explain.inside import Inside, inside
+from vlm.explain.instead import instead
 from vlm.explain.maps import WordMap, word_maps
-from vlm.explain.method import Choice, Head
+from vlm.explain.method import Choice, Head, MethodError
 from vlm.explain.regions import Box, RegionError, filled, slots_shown
 from vlm.fields import fields_of
 from vlm.generate import Hypothesis, generate, stream
@@ -169,8 +171,29 @@ class EncodedImage:
         foil: str | None = None,
     ) -> list[WordMap]:
         """Maps of the words of `ids`; see `Answer.maps`."""
+        choice = Choice(layer, head, tuple(heads), foil)
+        return word_maps(self.finished(ids, question), method, choice)
+
+    def instead(
+        self, ids: Sequence[int], word: int, question: str | None = None, count: int = 5
+    ) -> list[tuple[str, float]]:
+        """What might stand in a word's place; see `Answer.instead`."""
+        calibration = self.captioner.calibration(question is not None)
+        return instead(self.finished(ids, question), word, count, calibration)
+
+    def inside(
+        self, ids: Sequence[int], word: int, question: str | None, layer: int, head: int
+    ) -> Inside:
+        """What a head did for a word; see `Answer.inside`."""
+        spans = self.captioner.tokenizer.words(ids)
+        if not 0 <= word < len(spans):
+            raise MethodError(f"there is no word {word}; there are {len(spans)}")
+        return inside(self.finished(ids, question), spans[word].tokens[0], layer, head)
+
+    def finished(self, ids: Sequence[int], question: str | None = None) -> Finished:
+        """A caption's or an answer's tokens as what explanations take."""
         captioner = self.captioner
-        finished = Finished(
+        return Finished(
             captioner.model,
             captioner.tokenizer,
             self.memory,
@@ -179,7 +202,6 @@ class EncodedImage:
             question,
             (lambda: captioner.preprocess.pixels(self.photo.seen)) if self.whole else None,
         )
-        return word_maps(finished, method, Choice(layer, head, tuple(heads), foil))
 
     def region(self, box: Box, pixels: bool = False) -> EncodedImage:
         """The same with nothing shown but a box `(left, top, right, bottom)` of the picture's pixels.
@@ -455,22 +477,18 @@ class Captioner:
         targets = torch.tensor(ids, device=self.model.device)
         return tuple(logprobs.gather(1, targets[:, None])[:, 0].tolist())
 
-    def verdict(
+    def judgement(
         self, image: EncodedImage, answering: bool, confidence: float, logprobs: Sequence[float]
-    ) -> Verdict | None:
-        """How far to trust a text; None where the checkpoint has no fit for it. See `VerdictConfig`."""
+    ) -> Judgement | None:
+        """How far to trust a text, and why; None where the checkpoint has no fit for it. See `VerdictConfig`."""
         fitted, likeness = self.model.config.verdict, self.model.likeness
         if fitted is None or likeness is None:
             return None
-        if likeness(image.memory).item() < fitted.photo:
-            return "guess"
-        sure, guess = fitted.sure_caption, fitted.guess_caption
-        sureness = math.exp(sum(logprobs) / len(logprobs))
+        photo = likeness(image.memory).item() >= fitted.photo
         if answering:
-            sure, guess, sureness = fitted.sure_answer, fitted.guess_answer, confidence
-        if sureness >= sure:
-            return "sure"
-        return "guess" if sureness < guess else "unsure"
+            return Judgement(confidence, fitted.sure_answer, fitted.guess_answer, photo)
+        likely = math.exp(sum(logprobs) / len(logprobs))
+        return Judgement(likely, fitted.sure_caption, fitted.guess_caption, photo)
 
     def places(
         self, image: EncodedImage, question: str | None, ids: Sequence[int]
@@ -506,7 +524,9 @@ class Captioner:
             image=image,
             ids=hypothesis.ids,
             logprobs=hypothesis.logprobs,
-            verdict=self.verdict(image, question is not None, best.confidence, hypothesis.logprobs),
+            judgement=self.judgement(
+                image, question is not None, best.confidence, hypothesis.logprobs
+            ),
             fields=fields_of(self.tokenizer, hypothesis.ids) if has_fields else None,
             places=self.places(image, question, hypothesis.ids),
         )

@@ -1,39 +1,65 @@
 """The page as one Gradio component: its template, its events, and what they call.
 
-The page draws the heatmaps itself from the small maps it is sent, so choosing a word asks nothing of the server.
+The page draws the heatmaps itself from the small maps it is sent, so choosing a word asks nothing of the server. Its
+script and style are files beside this one, which stand one behind the other in one function and one sheet.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 import re
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import gradio as gr
 import matplotlib
 from PIL import Image
 
+from vlm.app.compare import compare as compared
 from vlm.app.endpoints import add_endpoints, owner_of
-from vlm.app.page import Page, Superseded, View, answer, describe
+from vlm.app.entries import check, what_if
+from vlm.app.lookups import METHODS, look_up
+from vlm.app.page import Page, Superseded, View, answer, describe, sentence, stop
 from vlm.engine import Cancelled, Engine
+from vlm.errors import UserError
 from vlm.explain.overlay import LEAST_PEAK
 from vlm.explain.paint import COLOURS
 from vlm.images import is_image
 from vlm.weights.hub import bundled_folder
 
 THUMBNAIL_SIZE = 176
+FOLDER = Path(__file__).parent
+SCRIPTS = (
+    "text.js",
+    "heat.js",
+    "words.js",
+    "place.js",
+    "places.js",
+    "talk.js",
+    "panels.js",
+    "save.js",
+    "camera.js",
+    "component.js",
+)
+STYLES = ("component.css", "panels.css")
 
 log = logging.getLogger(__name__)
 
 
-def build(engine: Engine) -> gr.Blocks:
-    """The app of one engine. Launch it with `vlm.app.launch.serve`, or like any Gradio app."""
+def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Blocks:
+    """The app of one engine, which may be compared with others, by name.
+
+    Launch it with `vlm.app.launch.serve`, or like any Gradio app.
+    """
+    engines = {"": engine, **(others or {})}
     examples = example_photos()
     pages: WeakValueDictionary[str | None, Page] = WeakValueDictionary()  # by session
+    by_key: WeakValueDictionary[str, Page] = WeakValueDictionary()
 
     def on_photo(event: gr.EventData, page: Page) -> Iterator[View]:
         # Gradio lets no path through that was not uploaded.
@@ -46,34 +72,75 @@ def build(engine: Engine) -> gr.Blocks:
     def on_question(event: gr.EventData, page: Page) -> Iterator[View]:
         yield from answer(engine, page, event.question, event.turn)
 
+    def on_check(event: gr.EventData, page: Page) -> Iterator[View]:
+        yield from check(engine, page, event.text, event.question, event.turn)
+
+    def on_what_if(event: gr.EventData, page: Page) -> Iterator[View]:
+        yield from what_if(engine, page, event.id, event.cells, event.keep, event.turn)
+
+    def on_stop(event: gr.EventData, page: Page) -> Iterator[View]:
+        yield from stop(engine, page, event.turn)
+
+    def look(asked: dict[str, Any]) -> View:
+        """Look something up for the page that knows the key; see `vlm.app.lookups`."""
+        return _replied(by_key, asked, lambda page: look_up(engine, page, asked))
+
+    def compare(asked: dict[str, Any]) -> View:
+        """Say by two models or settings what is in the photo of the page that knows the key."""
+        return _replied(by_key, asked, lambda page: compared(engines, page, asked))
+
     def on_leaving(request: gr.Request) -> None:
         if page := pages.get(request.session_hash):
             engine.cancel(page)
         engine.cancel(owner_of(request))
 
+    texts = json.loads(_joined(["strings.json"]))
     # Files of photos are deleted after a day.
     with gr.Blocks(
         title="vlm", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as blocks:
         page = gr.State(Page())
-        here = Path(__file__)
-        viewer = gr.HTML(
-            page.value.view(turn=0),
-            html_template=here.with_suffix(".html").read_text("utf-8"),
-            css_template=here.with_suffix(".css").read_text("utf-8"),
-            js_on_load=here.with_suffix(".js").read_text("utf-8"),
-            apply_default_css=False,
-            examples=[{"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples],
-            colours=_colours(),
-            leastPeak=LEAST_PEAK,
-        )
+        with gr.Tab("Look", elem_id="vlm-look"):
+            viewer = gr.HTML(
+                page.value.view(turn=0),
+                html_template=_joined(["component.html"]),
+                css_template=_joined(STYLES),
+                js_on_load=_joined(SCRIPTS),
+                apply_default_css=False,
+                server_functions=[look],
+                strings=texts,
+                methods=list(METHODS),
+                heads=_heads(engine),
+                tellsVerdicts=engine.captioner.model.config.verdict is not None,
+                examples=[
+                    {"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples
+                ],
+                colours=_colours(),
+                leastPeak=LEAST_PEAK,
+            )
+        with gr.Tab("Compare", elem_id="vlm-compare"):
+            gr.HTML(
+                html_template=_joined(["compare.html"]),
+                css_template=_joined(["compare.css"]),
+                js_on_load=_joined(["text.js", "heat.js", "compare.js"]),
+                apply_default_css=False,
+                server_functions=[compare],
+                strings=texts,
+                methods=list(METHODS),
+                models=list(engines),
+                colours=_colours(),
+                leastPeak=LEAST_PEAK,
+            )
         for listen, handler in (
             (viewer.photo, on_photo),
             (viewer.example, on_example),
             (viewer.ask, on_question),
+            (viewer.check, on_check),
+            (viewer.whatif, on_what_if),
+            (viewer.stop, on_stop),
         ):
             listen(
-                _guarded(handler, pages),
+                _guarded(handler, pages, by_key),
                 page,
                 viewer,
                 # All of a page's events come here at once, and the newest ends the others; "always_last" loses one that
@@ -95,23 +162,57 @@ def example_photos() -> list[Path]:
 
 
 def _guarded(
-    handler: Callable[..., Iterator[View]], pages: MutableMapping[str | None, Page]
+    handler: Callable[..., Iterator[View]],
+    pages: MutableMapping[str | None, Page],
+    by_key: MutableMapping[str, Page],
 ) -> Callable[..., Iterator[View]]:
     """A defect becomes a line in the log and a sentence on the page, which stays as it was."""
 
     def guarded(event: gr.EventData, page: Page, request: gr.Request) -> Iterator[View]:
-        pages[request.session_hash] = page
+        pages[request.session_hash] = by_key[page.key] = page
         try:
             yield from handler(event, page)
         except (Superseded, Cancelled):  # by a newer event; or else the page was lost for a moment
-            message = "The connection broke off; ask again." if event.turn == page.turn else None
+            message = "broken off" if event.turn == page.turn else None
             yield page.view(event.turn, message=message)
         except Exception:
             log.exception("the app failed to answer %s", handler.__name__)
-            message = "Something went wrong; the program's log says what."
-            yield page.view(event.turn, message=message)
+            yield page.view(event.turn, message="defect")
 
     return guarded
+
+
+def _replied(
+    by_key: Mapping[str, Page], asked: Mapping[str, Any], find: Callable[[Page], View]
+) -> View:
+    """What a page asked without an event of its own; what goes wrong is a message."""
+    page = by_key.get(asked["key"])
+    if page is None:
+        return {"message": "gone"}
+    try:
+        return find(page)
+    except UserError as error:
+        return {"message": sentence(str(error))}
+    except Cancelled:
+        return {"message": "broken off"}
+    except Exception:
+        log.exception("the app failed to look something up: %s", asked)
+        return {"message": "defect"}
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Files of this folder, one behind the other."""
+    return "\n".join((FOLDER / name).read_text("utf-8") for name in names)
+
+
+def _heads(engine: Engine) -> dict[str, Any]:
+    """How many layers and heads look at the image, and which of them `alignment` names."""
+    config = engine.captioner.model.config.decoder
+    return {
+        "layers": config.sublayers.count("c"),
+        "heads": config.heads,
+        "alignment": config.alignment_heads,
+    }
 
 
 def _thumbnail(path: Path) -> str:

@@ -6,8 +6,8 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,17 +35,24 @@ def serve(
     port: int = 7860,
     root_path: str | None = None,
     auth_file: str | Path | None = None,
+    others: Mapping[str, Captioner] | None = None,
 ) -> None:
     """Serve the app until interrupted.
 
     `root_path` is where a reverse proxy shows the app, "/vlm" or "https://example.org/vlm"; None takes the environment
     variable GRADIO_ROOT_PATH, if it is set. With `auth_file` only those come in whom the file names; see
-    `vlm.app.accounts`. Raises UserError when the port is taken, or a path or file is wrong.
+    `vlm.app.accounts`. `others` are models by name that the first may be compared with. Raises UserError when the port
+    is taken, or a path or file is wrong.
     """
     accounts = None if auth_file is None else Accounts.read(auth_file)
     check_address(host, port)
-    with Engine(captioner) as engine, photo_folder():
-        blocks = _calm(build(engine))
+    with ExitStack() as running:
+        engine = running.enter_context(Engine(captioner))
+        engines = {
+            name: running.enter_context(Engine(other)) for name, other in (others or {}).items()
+        }
+        running.enter_context(photo_folder())
+        blocks = _calm(build(engine, engines))
         try:
             blocks.launch(
                 server_name=f"[{host}]" if ":" in host else host,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import gradio as gr
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
+from torch import Tensor
 
-from vlm.answers import IN_WORDS, Answer
+from vlm.answers import Answer, Word
 from vlm.boxes import Place
 from vlm.captioner import EncodedImage
 from vlm.engine import Engine
@@ -37,19 +40,22 @@ class Superseded(Exception):
 class Page:
     """What one browser tab shows; each session has its own. `turn` counts what the user has asked for.
 
+    `key` is known to that tab alone: by it, its look-ups find the page. `answers` are entries of the conversation, see
+    `vlm.app.entries`, and `texts` what the model said or was told, by the number that the tab names it by.
+
     A photo has the rows and columns of its heatmaps' pixels as what each draws on, `Frame.spread` in short: the first
-    of two neighbouring patches and the second's share, or None where the model did not see the photo.
-    A word is `{"text": str, "probability": float | None, "map": rows | None}`: words of a question have no
-    probability, and words of a caption that is still being written have no map.
+    of two neighbouring patches and the second's share, or None where the photo was not seen; `box` is what was seen, as
+    shares of its sides, and `grid` the patches that divide it.
     """
 
     def __init__(self) -> None:
+        self.key = secrets.token_urlsafe()
         self.turn = 0
         self.image: EncodedImage | None = None
         self.photo: View | None = None
-        self.caption: list[View] = []
-        self.verdict = ""  # on the caption
+        self.caption: View | None = None
         self.answers: list[View] = []
+        self.texts: dict[int, Answer] = {}
         self.lock = threading.Lock()
 
     def begin(self, turn: int, engine: Engine) -> None:
@@ -71,24 +77,27 @@ class Page:
     def view(self, turn: int, busy: str | None = None, message: str | None = None) -> View:
         """What the browser is sent: the whole page, so that a lost update does no harm.
 
-        `turn` counts what the user asked for; `busy` says what goes on, `message` what went wrong.
+        `turn` counts what the user asked for; `busy` says what goes on, `message` what went wrong. Both are keys of
+        `strings.json`; a message may also be a sentence.
         """
         return {
             "turn": turn,
+            "key": self.key,
             "busy": busy,
             "message": message,
             "photo": self.photo,
-            "caption": list(self.caption),
-            "verdict": self.verdict,
+            "caption": self.caption,
             "answers": list(self.answers),
         }
 
-    def show_photo(self, image: EncodedImage, file: View, name: str) -> None:
-        """Take up a new photo and leave the one before with all that was said about it."""
+    def show_photo(self, image: EncodedImage, file: View, name: str) -> EncodedImage:
+        """Take up a new photo, in small, and leave the one before with all that was said about it."""
         frame = image.frame
-        canvas = frame.scaled(*_fitted(frame.width, frame.height, HEAT_SIZE))
-        down, across = canvas.spread(image.memory.image.grid or (1, 1))
-        self.image = image.shrunk(KEPT_SIZE)
+        canvas = frame.scaled(*fitted(frame.width, frame.height, HEAT_SIZE))
+        grid = image.memory.image.grid or (1, 1)
+        down, across = canvas.spread(grid)
+        left, top, right, bottom = frame.scaled(1, 1).box
+        self.image = small = image.shrunk(KEPT_SIZE)
         self.photo = {
             "turn": self.turn,
             "file": file,
@@ -97,10 +106,19 @@ class Page:
             "height": frame.height,
             "down": pixel_steps(down),
             "across": pixel_steps(across),
+            "box": [left, top, right, bottom],
+            "grid": list(grid),
         }
-        self.caption = []
-        self.verdict = ""
+        self.caption = None
         self.answers = []
+        self.texts = {}
+        return small
+
+    def keep(self, answer: Answer) -> int:
+        """Number a text that was said of the photo."""
+        number = len(self.texts)
+        self.texts[number] = answer
+        return number
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Page:
         """Gradio gives each session a copy of the first page, which is empty."""
@@ -114,40 +132,52 @@ def describe(engine: Engine, page: Page, source: Path, name: str, turn: int) -> 
     the message. Raises Superseded or Cancelled as soon as the user asks for something else.
     """
     page.begin(turn, engine)
-    yield page.view(turn, busy="Looking…")
+    yield page.view(turn, busy="looking")
     with page.at(turn):
         # The photo is read in its turn, too: of a hundred visitors' photos one is in memory in full.
         reading = engine.call(page, lambda: engine.captioner.encode(source).shrunk(DISPLAY_SIZE))
     try:
         image = reading.result()
     except ImageError as error:
-        yield page.view(turn, message=_sentence(str(error).replace(str(source), f"“{name}”")))
+        yield page.view(turn, message=sentence(str(error).replace(str(source), f"“{name}”")))
         return
     file = _file(image.picture)
     with page.at(turn):
-        page.show_photo(image, file, name)
+        small = page.show_photo(image, file, name)
     if "caption" not in engine.captioner.model.config.tasks:
-        yield page.view(turn, message="This model writes no captions; ask it a question.")
+        yield page.view(turn, message="no captions")
         return
-    yield page.view(turn, busy="Writing…")
+    yield page.view(turn, busy="writing")
     with page.at(turn):
-        writing = engine.caption(page, image)
+        writing = engine.caption(page, small)
     for words in writing:
         with page.at(turn):
-            page.caption = [_word(word.text, word.logprob) for word in words]
-        yield page.view(turn, busy="Writing…")
+            page.caption = unfinished(words)
+        yield page.view(turn, busy="writing")
     caption = writing.result()
+    for shown in finishing(engine, page, caption, turn):
+        with page.at(turn):
+            page.caption = shown
+        yield page.view(turn, message=None if caption.words else "no words")
+
+
+def stop(engine: Engine, page: Page, turn: int) -> Iterator[View]:
+    """End what goes on; the words that were shown stay, and get their maps.
+
+    Raises Superseded or Cancelled as soon as the user asks for something else.
+    """
+    page.begin(turn, engine)
+    caption, image = page.caption, page.image
+    if caption is None or image is None or caption["id"] is not None:
+        yield page.view(turn)
+        return
+    text = " ".join(word["text"] for word in caption["words"])
     with page.at(turn):
-        looking = engine.call(page, caption.maps)
-    maps = looking.result()
-    with page.at(turn):
-        page.caption = [
-            _word(word.text, word.logprob, word_map)
-            for word, word_map in zip(caption.words, maps, strict=True)
-        ]
-        page.verdict = verdict(caption)
-    message = None if page.caption else "The model found no words for this photo."
-    yield page.view(turn, message=message)
+        reading = engine.call(page, lambda: replace(image.explain(text), judgement=None))
+    for shown in finishing(engine, page, reading.result(), turn):
+        with page.at(turn):
+            page.caption = shown
+        yield page.view(turn)
 
 
 def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[View]:
@@ -156,43 +186,76 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
     Raises Superseded or Cancelled as soon as the user asks for something else.
     """
     page.begin(turn, engine)
-    yield page.view(turn, busy="Answering…")
+    yield page.view(turn, busy="answering")
     if page.image is None:
-        yield page.view(turn, message="Choose a photo first.")
+        yield page.view(turn, message="no photo")
         return
     try:
         with page.at(turn):
             asking = engine.ask(page, page.image, question)
     except QuestionError as error:
-        yield page.view(turn, message=_sentence(str(error)))
+        yield page.view(turn, message=sentence(str(error)))
         return
     found = asking.result()
-    with page.at(turn):
-        looking = engine.call(page, found.maps)
-    maps = looking.result()
-    with page.at(turn):
-        page.answers.append(answer_view(found, maps))
-    yield page.view(turn)
+    place = len(page.answers)
+    for shown in finishing(engine, page, found, turn):
+        with page.at(turn):
+            page.answers[place:] = [{"kind": "answer", "text": shown}]
+        yield page.view(turn)
 
 
-def answer_view(answer: Answer, maps: Sequence[WordMap]) -> View:
-    """An answer as the browser shows it: the words of both, the places that it names, and its alternatives."""
+def finishing(engine: Engine, page: Page, answer: Answer, turn: int) -> Iterator[View]:
+    """A text with its maps, and then with what the image did for its words, too; `page` keeps it.
+
+    Raises Superseded or Cancelled as soon as the user asks for something else.
+    """
+    with page.at(turn):
+        number = page.keep(answer)
+        looking = engine.call(page, answer.maps)
+        weighing = engine.call(page, lambda: answer.image_effect)
+    shown = said(number, answer, looking.result())
+    yield shown
+    effect = weighing.result()
+    words = [
+        {**word, "effect": round(nats, 3)}
+        for word, nats in zip(shown["words"], effect.words, strict=True)
+    ]
+    yield {**shown, "words": words, "effect": round(effect.total, 3), "blind": effect.blind}
+
+
+def unfinished(words: Sequence[Word]) -> View:
+    """A text that is still being written."""
+    return {"id": None, "words": [_word(word.text, word.logprob) for word in words]}
+
+
+def said(number: int, answer: Answer, maps: Sequence[WordMap]) -> View:
+    """A text as the browser shows it.
+
+    A word is `{"text", "probability", "map"}`; those of a question have no probability. `id` is its number on the page,
+    `candidates` are itself and its alternatives, `places` the boxes that it names; `effect` and `blind` come later, see
+    `finishing`.
+    """
     asked = [word_map for word_map in maps if word_map.role == "question"]
-    said = [word_map for word_map in maps if word_map.role == "answer"]
+    own = [word_map for word_map in maps if word_map.role != "question"]
     candidates = [(answer.text, answer.confidence)]
     candidates += [(other.text, other.confidence) for other in answer.alternatives]
+    judgement = answer.judgement
     return {
+        "id": number,
         "text": answer.text,
-        "verdict": verdict(answer),
         "question": [_word(word_map.text, None, word_map) for word_map in asked],
         "words": [
             _word(word.text, word.logprob, word_map)
-            for word, word_map in zip(answer.words, said, strict=True)
+            for word, word_map in zip(answer.words, own, strict=True)
         ],
+        "confidence": round(answer.confidence, 4),
         "places": _places(answer),
         "candidates": [
             {"text": text, "confidence": round(confidence, 4)} for text, confidence in candidates
         ],
+        "judgement": None
+        if judgement is None
+        else {"verdict": judgement.verdict, **{k: _short(v) for k, v in vars(judgement).items()}},
     }
 
 
@@ -218,29 +281,32 @@ def _around(place: Place) -> Sequence[tuple[float, float]]:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def verdict(answer: Answer) -> str:
-    """How far to trust an answer, as a sentence; empty where the checkpoint does not tell."""
-    return "" if answer.verdict is None else IN_WORDS[answer.verdict]
+def rows(weights: Tensor) -> list[list[float]]:
+    """A map for the browser."""
+    return [[round(weight, 6) for weight in row] for row in weights.tolist()]
+
+
+def sentence(text: str) -> str:
+    """What a UserError says, as the page says it."""
+    return text[:1].upper() + text[1:].removesuffix(".") + "."
 
 
 def _word(text: str, logprob: float | None, word_map: WordMap | None = None) -> View:
     return {
         "text": text,
         "probability": None if logprob is None else round(math.exp(logprob), 4),
-        "map": None
-        if word_map is None
-        else [[round(weight, 6) for weight in row] for row in word_map.weights.tolist()],
+        "map": None if word_map is None else rows(word_map.weights),
     }
 
 
-def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
+def _short(value: float | bool) -> float | bool:
+    return value if isinstance(value, bool) else round(value, 4)
+
+
+def fitted(width: int, height: int, side: int) -> tuple[int, int]:
     """A size of the same shape whose longer side is `side`."""
     scale = side / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].removesuffix(".") + "."
 
 
 def _file(picture: Image.Image) -> View:

@@ -36,6 +36,14 @@ def app(
     port: Port = 7860,
     root_path: RootPath = None,
     auth_file: AuthFile = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model that the tab Compare offers; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     add_user: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +67,8 @@ def app(
         return
     from vlm.app.launch import serve
 
-    serve(load(model, device, openvino, int8), host, port, root_path, auth_file)
+    others = {name: load(name, device, openvino, int8) for name in compare or ()}
+    serve(load(model, device, openvino, int8), host, port, root_path, auth_file, others)
 
 
 def serve(

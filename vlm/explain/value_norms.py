@@ -44,7 +44,7 @@ def added_shares(
     layers = []
     for layer, group in groupby(sorted(heads), key=lambda pair: pair[0]):
         own = [head for _, head in group]
-        added = _projected_values(bodies[layer], projected.layers[layer][1][0], own)  # (H, S, D)
+        added = projected_values(bodies[layer], projected.layers[layer][1][0], own)  # (H, S, D)
         attention = decoded.cross_attention[layer][0, own]  # (H, T, S)
         # Of a sum of vectors the length, from their products with each other: tokens need no vectors of their own.
         products = torch.einsum("hsd,gsd->shg", added, added)
@@ -54,7 +54,7 @@ def added_shares(
     return torch.stack(layers).mean(dim=0)
 
 
-def _projected_values(body: Attention, values: Tensor, heads: Sequence[int]) -> Tensor:
+def projected_values(body: Attention, values: Tensor, heads: Sequence[int]) -> Tensor:
     """What each slot adds where a head attends to nothing else, `(H, S, D)`, of values `(all heads, S, D / all)`."""
     count, slots, size = values.shape
     alone = values.new_zeros(len(heads), slots, count, size)
