@@ -127,6 +127,20 @@ def test_a_file_of_the_server_is_not_read(address: str, image: Any) -> None:
         assert '"caption"' not in event
 
 
+def test_no_image_is_fetched_from_the_web(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    async def download(url: str, cache_dir: str) -> str:
+        fetched.append(url)
+        return str(PHOTOS[0])
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", download)
+    image = handle_file("https://example.org/dog.jpg")
+    with pytest.raises(AppError, match="fetches no files"):
+        client.predict(image=image, api_name="/caption")
+    assert fetched == []
+
+
 def test_the_page_reads_no_file_of_the_server(address: str) -> None:
     """Gradio looks at paths only where it believes itself launched, which one that is mounted does not by itself."""
     config = httpx.get(f"{address}/config").json()

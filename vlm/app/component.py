@@ -150,7 +150,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 show_progress="hidden",
                 api_visibility="private",
             )
-        add_endpoints(engine)
+        add_endpoints(engine, blocks)
         blocks.unload(on_leaving)
     return blocks
 

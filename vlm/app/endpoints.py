@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from gradio_client.utils import is_http_url_like
 
 from vlm.captioner import EncodedImage
 from vlm.engine import Engine
@@ -17,9 +18,11 @@ from vlm.errors import UserError
 
 MOST_CANDIDATES = 16
 
+Move = Callable[[str | Path | None], Coroutine[Any, Any, str | None]]
 
-def add_endpoints(engine: Engine) -> None:
-    """Give the app that is being built its named endpoints."""
+
+def add_endpoints(engine: Engine, blocks: gr.Blocks) -> None:
+    """Give the app that is being built its named endpoints, and have it fetch nothing from other hosts."""
 
     def look(image: gr.FileData, owner: Hashable) -> EncodedImage:
         path = uploaded(image)
@@ -56,6 +59,21 @@ def add_endpoints(engine: Engine) -> None:
     functions: tuple[Callable[..., Any], ...] = (caption, ask, explain)
     for function in functions:
         gr.api(function, api_name=function.__name__, concurrency_limit=None)
+    for block in blocks.blocks.values():
+        block.async_move_resource_to_block_cache = _of_this_machine(  # type: ignore[method-assign]
+            block.async_move_resource_to_block_cache
+        )
+
+
+def _of_this_machine(move: Move) -> Move:
+    """Gradio's way of taking up a file that a client names, but for addresses on the web, which it would download."""
+
+    async def taken(path: str | Path | None) -> str | None:
+        if path is not None and is_http_url_like(str(path)):
+            raise gr.Error("the app fetches no files; send the file itself", print_exception=False)
+        return await move(path)
+
+    return taken
 
 
 def uploaded(image: Any) -> Path:
