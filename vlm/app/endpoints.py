@@ -60,7 +60,7 @@ def add_endpoints(engine: Engine, blocks: gr.Blocks) -> None:
     for function in functions:
         gr.api(function, api_name=function.__name__, concurrency_limit=None)
     for block in blocks.blocks.values():
-        block.async_move_resource_to_block_cache = _of_this_machine(  # type: ignore[method-assign]
+        block.async_move_resource_to_block_cache = _of_this_machine(  # type: ignore[method-assign, assignment]
             block.async_move_resource_to_block_cache
         )
 
