@@ -12,6 +12,7 @@ from vlm.captioner import Captioner
 from vlm.explain.context import less_the_echo
 from vlm.explain.contrast import Decision, decisions_of
 from vlm.explain.finished import Finished
+from vlm.explain.hiding import windows
 from vlm.explain.maps import METHODS, word_maps
 from vlm.explain.method import Choice, MethodError
 from vlm.explain.relevance import Watched, relevance_of_slots
@@ -87,6 +88,30 @@ def logprobs(captioner, memory: Memory, prompt, ids) -> torch.Tensor:
     decoder = captioner.model.decoder
     hidden = decoder(sequence, decoder.project(memory)).hidden[0, len(prompt) - 1 : -1]
     return decoder.logits(hidden).log_softmax(dim=-1)[range(len(ids)), list(ids)]
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (16, 16), (24, 24), (14, 14), (16, 8), (20, 12)])
+def test_windows_hide_as_much_of_the_photo_on_any_grid(grid):
+    """Three eighths of each side, where the photo's edge cuts nothing off; none leans to a side."""
+    covers, shares = windows(grid)
+    assert covers.sum(dim=1).max() / (grid[0] * grid[1]) == pytest.approx(9 / 64, abs=0.015)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(grid[0] * grid[1]))
+    near = (shares @ covers.float()).unflatten(1, grid).unflatten(0, grid)  # how much each hides
+    torch.testing.assert_close(near.flip(0, 2), near)
+    torch.testing.assert_close(near.flip(1, 3), near)
+    torch.testing.assert_close(near, near.permute(2, 3, 0, 1))  # and is hidden by
+    assert (near.diagonal(0, 0, 2).diagonal(0, 0, 1) == 1).all()
+
+
+@pytest.mark.parametrize("grid", [(3, 7), (5, 6), (8, 8), (9, 4)])
+def test_small_grids_have_windows_of_3_cells_or_1(grid):
+    covers, shares = windows(grid)
+    cells = torch.arange(grid[0] * grid[1])
+    apart = [(cells // grid[1])[:, None] - cells // grid[1]]
+    apart.append((cells % grid[1])[:, None] - cells % grid[1])
+    reach = 1 if min(grid) > 3 else 0
+    assert torch.equal(covers, (apart[0].abs() <= reach) & (apart[1].abs() <= reach))
+    assert torch.equal(shares, torch.eye(len(cells)))
 
 
 @pytest.mark.parametrize("budget", [1, 100_000_000])

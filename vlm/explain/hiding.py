@@ -10,7 +10,8 @@ from torch import Tensor
 from vlm.explain.finished import Finished
 from vlm.model.decoder import Projected
 
-WINDOW = 3  # cells a side of what is hidden at once
+# Of each of the photo's sides, what is hidden at once: as much on any grid, and at least 3 cells.
+WINDOW, OF = 3, 8
 BUDGET = 16_000_000  # numbers, 64 MB in float32: what the logits of one batch may take
 
 Score = Callable[[Tensor], Tensor]
@@ -24,13 +25,27 @@ def chosen_logprobs(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return logits.gather(2, index)[..., 0] - logits.logsumexp(dim=-1)
 
 
-def squares(grid: tuple[int, int]) -> Tensor:
-    """Which cells the square of 3 x 3 around each covers, `(h * w, h * w)`; on a grid of no more than that, itself."""
-    reach = WINDOW // 2 if min(grid) > WINDOW else 0
-    cells = torch.arange(grid[0] * grid[1])
-    down = (cells // grid[1])[:, None] - cells // grid[1]
-    across = (cells % grid[1])[:, None] - cells % grid[1]
-    return (down.abs() <= reach) & (across.abs() <= reach)
+def windows(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Cells that are hidden in turn `(W, h * w)`, and the shares that cells have of what that costs `(h * w, W)`.
+
+    A window is three eighths of the grid each way and at least 3 cells, or 1 on a grid that has no more. One of an odd
+    number of cells has a cell in its middle, which has what it costs; one of an even number has the corner of four, and
+    each has the mean of the windows around its corners.
+    """
+    small = min(grid) <= WINDOW
+    down, across = (_along(n, 1 if small else max(WINDOW, round(n * WINDOW / OF))) for n in grid)
+    covers = down[0][:, None, :, None] & across[0][None, :, None, :]  # (W_h, W_w, h, w)
+    return covers.flatten(2).flatten(0, 1), torch.kron(down[1], across[1])
+
+
+def _along(cells: int, size: int) -> tuple[Tensor, Tensor]:
+    """The windows of a size along one side, `(W, cells)`, and the shares that cells have of them, `(cells, W)`."""
+    even = 1 - size % 2
+    starts = torch.arange(cells + even)[:, None] - size // 2
+    places = torch.arange(cells)
+    covers = (starts <= places) & (places < starts + size)
+    shares = torch.eye(cells, cells + even)
+    return covers, (shares + shares.roll(1, dims=1)) / 2 if even else shares
 
 
 def with_slots(finished: Finished, shown: Tensor) -> Iterator[Projected]:

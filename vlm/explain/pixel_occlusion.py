@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm.explain.finished import Finished
-from vlm.explain.hiding import chosen_logprobs, falls, squares
+from vlm.explain.hiding import chosen_logprobs, falls, windows
 from vlm.explain.method import Choice, Looks, MethodError
 from vlm.model.decoder import Projected
 
@@ -25,15 +25,16 @@ BATCH = 8  # photos encoded together
 def pixel_occlusion(finished: Finished, choice: Choice) -> tuple[Looks, Looks | None]:
     """How many nats of log-probability a token loses as squares of the photo are filled with the encoder's mean colour.
 
-    The squares are those of 3 x 3 patches around each; what else the memory holds is made anew from what is left, and
-    has no share. Raises MethodError where there is no photo any more.
+    The squares are those of `vlm.explain.hiding.windows`; what else the memory holds is made anew from what is left,
+    and has no share. Raises MethodError where there is no photo any more.
     """
     if finished.pixels is None:
         raise MethodError("maps by pixels need the whole photo, of which nothing is hidden")
     pixels = finished.pixels().to(finished.model.device)  # (3, H, W); 0 is the mean
     grid = finished.memory.image.grid
     assert grid is not None
-    covers = torch.cat([torch.zeros(1, grid[0] * grid[1], dtype=torch.bool), squares(grid)])
+    hidden, around = windows(grid)
+    covers = torch.cat([torch.zeros_like(hidden[:1]), hidden])
 
     def variants() -> Iterator[Projected]:
         for part in covers.split(BATCH):
@@ -42,6 +43,7 @@ def pixel_occlusion(finished: Finished, choice: Choice) -> tuple[Looks, Looks | 
             yield finished.model.project(finished.model.encode(photos))
 
     def shared(lost: Tensor) -> Looks:
+        lost = lost @ around.T.to(lost.device)
         shares = lost / lost.sum(dim=1, keepdim=True).clamp(min=1e-12)
         return Looks(shares.unflatten(1, grid), {})
 
