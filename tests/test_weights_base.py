@@ -8,8 +8,10 @@ import open_clip
 import pytest
 import torch
 from open_clip.push_to_hf_hub import save_for_hf
-from parity import bert_vocabulary, photos
+from parity import bert_vocabulary, photos, their_words
 from test_weights_coca import hub_tokenizer
+from test_weights_donut import RECEIPT, sentencepiece_tokenizer
+from test_weights_florence import tokenizer as florence_tokenizer
 from test_weights_vision_encoder_decoder import gpt2_tokenizer
 from torch import nn
 from transformers import (
@@ -19,7 +21,15 @@ from transformers import (
     BlipForQuestionAnswering,
     BlipImageProcessorPil,
     BlipProcessor,
+    CLIPImageProcessorPil,
+    DonutImageProcessorPil,
+    DonutProcessor,
+    DonutSwinConfig,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
     GPT2Config,
+    MBartConfig,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
     ViTConfig,
@@ -28,7 +38,7 @@ from transformers import (
 
 import vlm
 from vlm.captioner import Captioner
-from vlm.prompts import question_prompt
+from vlm.prompts import caption_prompt, question_prompt
 
 pytestmark = pytest.mark.slow
 
@@ -151,3 +161,91 @@ def test_coca(tmp_path):
     actual = decoder.logits(decoder(ids, decoder.project(memory)).hidden)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     assert memory.lift.shape == (1, 255, 49)
+
+
+@torch.inference_mode()
+def test_donut(tmp_path):
+    """In the size of the receipts' model."""
+    tokenizer = sentencepiece_tokenizer(*RECEIPT, "<s_cord-v2>")
+    encoder = DonutSwinConfig(
+        image_size=[1280, 960],
+        embed_dim=128,
+        depths=[2, 2, 14, 2],
+        num_heads=[4, 8, 16, 32],
+        window_size=10,
+    )
+    decoder = MBartConfig(
+        decoder_layers=4,
+        max_position_embeddings=768,
+        scale_embedding=True,
+        vocab_size=len(tokenizer),
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    model = VisionEncoderDecoderModel(config=config).eval()
+    vary(model)
+    for name, value in {"eos_token_id": 2, "pad_token_id": 1, "forced_eos_token_id": None}.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(tmp_path)
+    images = DonutImageProcessorPil(size={"height": 1280, "width": 960})
+    DonutProcessor(images, tokenizer).save_pretrained(tmp_path)
+    ours = vlm.load(tmp_path)
+    image = ours.encode(photos()[0])
+    pixels = images(photos()[:1], return_tensors="pt")["pixel_values"]
+    ids = torch.randint(5, 80, (1, 20))
+    theirs = model(pixels, decoder_input_ids=ids)
+    torch.testing.assert_close(
+        image.memory.tokens, theirs.encoder_last_hidden_state, atol=1e-4, rtol=1e-4
+    )
+    decoder = ours.model.decoder
+    actual = decoder.logits(decoder(ids, image.projected).hidden)
+    torch.testing.assert_close(actual, theirs.logits, atol=1e-4, rtol=1e-4)
+    start = torch.tensor([list(caption_prompt(ours.tokenizer).ids)])
+    options = {"num_beams": 3, "max_new_tokens": 8, "do_sample": False}
+    (expected,) = their_words(model.generate(pixels, decoder_input_ids=start, **options), 1, end=2)
+    assert list(image.caption(beams=3, max_tokens=8, min_tokens=0).ids) == expected
+    assert image.memory.image.grid == (40, 30)
+
+
+@torch.inference_mode()
+def test_florence(tmp_path):
+    """The base model's size, but for the rows of the vocabulary."""
+    words = florence_tokenizer()
+    config = Florence2Config(
+        vision_config={"projection_dim": 768},
+        text_config={
+            "model_type": "bart",
+            "vocab_size": len(words),
+            "d_model": 768,
+            **{f"{part}_layers": 6 for part in ("encoder", "decoder")},
+            **{f"{part}_attention_heads": 12 for part in ("encoder", "decoder")},
+            **{f"{part}_ffn_dim": 3072 for part in ("encoder", "decoder")},
+        },
+        image_token_id=words.image_token_id,
+    )
+    model = Florence2ForConditionalGeneration(config).eval()
+    vary(model)
+    values = {"decoder_start_token_id": 2, "forced_bos_token_id": 0, "forced_eos_token_id": None}
+    for name, value in values.items():
+        setattr(model.generation_config, name, value)
+    images = CLIPImageProcessorPil(size={"height": 768, "width": 768}, do_center_crop=False)
+    images.image_seq_length = 577
+    processor = Florence2Processor(images, words)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    ours = vlm.load(tmp_path)
+    image = ours.encode(photos()[0])
+    asked = processor(images=photos()[:1], text="<CAPTION>", return_tensors="pt")
+    prompt = ours.prompt(None).ids
+    assert list(prompt) == asked["input_ids"][0, 577:].tolist()
+    ids = torch.randint(5, 80, (1, 20))
+    theirs = model(**asked, decoder_input_ids=ids)
+    read = ours.model.read(image.projected, [prompt])
+    torch.testing.assert_close(read.tokens, theirs.encoder_last_hidden_state, atol=1e-4, rtol=1e-4)
+    decoder = ours.model.decoder
+    actual = decoder.logits(decoder(ids, decoder.project(read)).hidden)
+    torch.testing.assert_close(actual, theirs.logits, atol=1e-4, rtol=1e-4)
+    sequences = model.generate(**asked, num_beams=3, max_new_tokens=9, do_sample=False)
+    (expected,) = their_words(sequences, prompt=2, end=2)
+    caption = image.caption(beams=3, max_tokens=8, min_tokens=0)
+    assert list(caption.ids) == expected
+    assert caption.maps()[0].grid == (24, 24)

@@ -197,6 +197,21 @@ def test_both_sets_of_names_give_the_same_model(case, ours, tmp_path):
     assert words.decode(words.encode("a red dog")) == "a red dog"
 
 
+def test_a_configuration_may_have_both_sets_of_names(case, ours, tmp_path):
+    """transformers' conversion keeps Microsoft's beside its own."""
+    folder = Path(shutil.copytree(case[2], tmp_path / "both"))
+    config = json.loads((folder / "config.json").read_text())
+    vision = config["vision_config"]
+    vision["dim_embed"] = vision["embed_dim"]
+    vision["image_pos_embed"] = {"type": "learned_abs_2d", "max_pos_embeddings": 6}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_foreign(folder)[0].config == ours.model.config
+    vision["image_feature_source"] = ["last_frame"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="image_feature_source"):
+        read_foreign(folder)
+
+
 def test_it_is_kept_and_loaded_again(case, ours, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     again = vlm.load(case[2])  # packed

@@ -171,15 +171,14 @@ def read(folder: Path) -> Foreign:
 
 
 def _vision_names(config: dict[str, Any]) -> dict[str, Any]:
-    """The vision configuration under transformers' names; Microsoft's own code has others."""
-    if "dim_embed" not in config:
-        expect(config, "vision_config", model_type="florence_vision")
-        return config
+    """The vision configuration under transformers' names, of which Microsoft has others; a file may have both."""
     sources = ["spatial_avg_pool", "temporal_avg_pool"]
-    expect(config, "vision_config", model_type="davit", image_feature_source=sources)
-    expect(config["image_pos_embed"], "image_pos_embed", type="learned_abs_2d")
-    places = config["image_pos_embed"]["max_pos_embeddings"]
-    return {**config, "embed_dim": config["dim_embed"], "max_position_embeddings": places}
+    expect(config, "vision_config", image_feature_source=sources)
+    names = {"embed_dim": config.get("dim_embed")}
+    if places := config.get("image_pos_embed"):
+        expect(places, "vision_config.image_pos_embed", type="learned_abs_2d")
+        names["max_position_embeddings"] = places["max_pos_embeddings"]
+    return {**{name: value for name, value in names.items() if value is not None}, **config}
 
 
 def _tokenizer(folder: Path) -> Backend:
