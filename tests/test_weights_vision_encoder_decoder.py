@@ -37,6 +37,7 @@ from transformers import (
     VisionEncoderDecoderModel,
     ViTConfig,
     ViTImageProcessorPil,
+    XLMRobertaTokenizer,
 )
 
 from vlm.captioner import Captioner
@@ -44,6 +45,7 @@ from vlm.explain.maps import METHODS
 from vlm.prompts import caption_prompt
 from vlm.weights import CheckpointError
 from vlm.weights.convert import read_foreign
+from vlm.weights.sentence_pieces import FILE, read_pieces
 
 PLAIN = {
     "hidden_size": 32,
@@ -260,6 +262,32 @@ def test_an_older_tokenizer_gives_the_same_ids(case, tmp_path):
         assert tokenizer.encode(text) == ids
         ends = [tokenizer.caption, *ids, tokenizer.end]
         assert tokenizer.decode(ends) == expected.decode(ends) == expected.decode(ids)
+
+
+def test_sentence_pieces_give_the_same_ids(tmp_path):
+    """TrOCR's small models have SentencePiece's file alone."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    file = tmp_path / FILE
+    with file.open("wb") as opened:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(
+                [" ".join(WORDS), "a red dog sits, 12 cats run? The man's"] * 20
+            ),
+            model_writer=opened,
+            vocab_size=70,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    theirs = XLMRobertaTokenizer.from_pretrained(tmp_path)
+    ours = read_pieces(file)
+    assert ours.get_vocab() == theirs.get_vocab()
+    for text in ("a red dog runs", "There, a  CAT? 12", "naïve 🐕 ﬁne", "<s> cats", ""):
+        ids = ours.encode(text, add_special_tokens=False).ids
+        assert ids == theirs(text, add_special_tokens=False).input_ids
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    file.write_bytes(b"no pieces")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_pieces(file)
 
 
 @pytest.mark.parametrize("case", [("vit", "trocr-base")], ids="-".join, indirect=True)

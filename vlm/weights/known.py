@@ -129,6 +129,7 @@ KNOWN: tuple[Known, ...] = (
         "one line of handwriting",
         alias="trocr-handwritten",
     ),
+    Known("microsoft/trocr-small-printed", 62, _READS, "MIT", "the same, printed, a fifth of it"),
     Known(
         "naver-clova-ix/donut-base-finetuned-docvqa",
         201,

@@ -21,7 +21,7 @@ from torch import Tensor
 from vlm.fields import is_mark
 from vlm.model.config import AdapterConfig, DecoderConfig, ModelConfig
 from vlm.tokenizer import TextConfig
-from vlm.weights import CheckpointError, bart, bert, encoders
+from vlm.weights import CheckpointError, bart, bert, encoders, sentence_pieces
 from vlm.weights.families import read_json
 from vlm.weights.foreign import (
     Foreign,
@@ -138,8 +138,11 @@ def read(folder: Path) -> Foreign:
 
 
 def _tokenizer(folder: Path) -> Backend:
-    """`tokenizer.json`, or what older repositories have of a byte-level BPE: its vocabulary and merges."""
+    """`tokenizer.json`, or what older repositories have: SentencePiece's file, or a byte-level BPE's two."""
     files = [folder / "vocab.json", folder / "merges.txt"]
+    pieces = folder / sentence_pieces.FILE
+    if not (folder / "tokenizer.json").is_file() and pieces.is_file():
+        return sentence_pieces.read_pieces(pieces)
     if (folder / "tokenizer.json").is_file() or not all(file.is_file() for file in files):
         return read_tokenizer(folder)
     try:
