@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from transformers import (
 
 import vlm
 from vlm.captioner import Captioner
+from vlm.engine import Engine
 from vlm.explain.maps import METHODS
 from vlm.prompts import QuestionError, caption_prompt, question_prompt
 from vlm.weights import CheckpointError
@@ -343,3 +345,16 @@ def test_boxes_are_drawn_beside_the_maps(case, ours, tmp_path):
     answer.save(tmp_path / "sheet.png")
     blue = np.array(Image.open(tmp_path / "sheet.png").convert("RGB")) == (0, 114, 178)
     assert blue.all(axis=2).any()
+
+
+def test_requests_that_run_together_get_what_each_gets_alone(ours):
+    images = ours.encode_all(photos())
+    questions = ["what is there?", "is there a red dog on the grass, and a man?", "detect"]
+    alone = [i.ask(q, max_tokens=6).ids for i, q in zip(images, questions)]
+    captions = [image.caption(max_tokens=6).ids for image in images]
+    with Engine(ours) as engine:
+        engine.call("gate", lambda: time.sleep(0.3))  # while these come together
+        asked = [engine.ask(q, i, q, max_tokens=6) for i, q in zip(images, questions)]
+        told = [engine.caption(str(i), image, max_tokens=6) for i, image in enumerate(images)]
+        assert [job.result().ids for job in asked] == alone
+        assert [job.result().ids for job in told] == captions
