@@ -33,7 +33,7 @@ def save_alignment(path: str | os.PathLike[str], alignment: Alignment) -> None:
         return
     said = alignment.to_dict()
     with path.open("wb") as file:
-        np.savez_compressed(file, **{name: np.array(said[name]) for name in said})
+        np.savez_compressed(file, **{name: np.array(said[name]) for name in said})  # type: ignore[arg-type]
 
 
 def picture(alignment: Alignment) -> Image.Image:

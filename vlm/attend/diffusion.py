@@ -89,7 +89,7 @@ def make_image(
     `sums`, and 64 MB. Raises AttendError for another pipeline, for options that make several images, and for words that
     the prompt has not.
     """
-    model = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    model: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     kind = type(model).__name__
     if kind not in KINDS:
         raise AttendError(
@@ -116,8 +116,7 @@ def make_image(
     layers = [module for path, module in model.named_modules() if path.split(".")[-1] == name]
     handle = model.register_forward_pre_hook(sums.begins, with_kwargs=True)
     try:
-        with FusedCalls(dict(enumerate(layers)), sums.see) as calls:
-            sums.calls = calls
+        with FusedCalls(dict(enumerate(layers)), sums.see):
             (image,) = pipeline(prompt=prompt, **options).images
     finally:
         handle.remove()

@@ -25,7 +25,9 @@ def token_words(tokenizer: Any, ids: Sequence[int]) -> list[TokenWord]:
     if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.pad_token_id):  # as CLIP's
         special -= {tokenizer.unk_token_id}
     places = [place for place, token in enumerate(ids) if token not in special]
-    text, starts, owned = "", [], []  # of each word, where it starts in the text, and its places
+    text = ""
+    starts: list[int] = []  # of each word, where it starts in the text
+    owned: list[list[int]] = []  # and its places
     for count, place in enumerate(places, 1):
         longer = tokenizer.decode(
             [ids[p] for p in places[:count]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,6 +13,9 @@ from vlm.answers import answer_line
 from vlm.cli.arguments import AsJson, Device, Int8, Model, OpenVino, given, load, search_options
 from vlm.cli.failures import fail
 from vlm.options import ANSWER, choose
+
+if TYPE_CHECKING:
+    from vlm.explain.paint import Style
 
 REGION = "LEFT,TOP,RIGHT,BOTTOM"
 
@@ -140,7 +143,8 @@ def explain(
     if out is not None:
         from vlm.explain.outputs import save
 
-        save(out, encoded.picture, encoded.frame, maps, style)
+        # `check_output` has seen that it is a style.
+        save(out, encoded.picture, encoded.frame, maps, cast("Style | None", style))
     if as_json:
         effect = answer.image_effect
         nats = iter(effect.words)  # a question's words were given: the image did nothing for them

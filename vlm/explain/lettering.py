@@ -82,8 +82,8 @@ def _draw_scale(
     draw, font = ImageDraw.Draw(canvas), _font(size)
     grey = np.full((high, width, 1), 0.5, dtype=np.float32)
     if style == "heat":
-        levels = np.linspace(0, 1, width, dtype=np.float32)[None].repeat(high, axis=0)
-        grey = heated(grey, levels, opacity)
+        ramp = np.linspace(0, 1, width, dtype=np.float32)[None].repeat(high, axis=0)
+        grey = heated(grey, ramp, opacity)
     bar = np.rint(255 * grey).astype(np.uint8).repeat(3 // grey.shape[2], axis=2)
     canvas.paste(Image.fromarray(bar), (left, top))
     draw.text((right, bottom + 3), f"{scale:.1f} ×", INK, font, anchor="ra")
@@ -102,7 +102,7 @@ def _draw_scale(
         draw.line((place, top, place, bottom - 1), tuple(int(255 * part) for part in colour), 4)
         if free < place < right - 3.5 * size:
             draw.text((place, bottom + 3), f"{level:g} ×", INK, font, anchor="ma")
-            free = place + 2.5 * size
+            free = place + round(2.5 * size)
 
 
 def label(canvas: Image.Image, text: str, role: str, box: Box, size: int) -> None:

@@ -78,7 +78,7 @@ def save(
         case ".npz":
             # Not by name, to which NumPy would add an ending where this one is in capitals.
             with path.open("wb") as file:
-                np.savez_compressed(file, **arrays(frame, maps))
+                np.savez_compressed(file, **arrays(frame, maps))  # type: ignore[arg-type]
 
 
 def arrays(frame: Frame, maps: Sequence[WordMap]) -> dict[str, np.ndarray]:
