@@ -24,11 +24,16 @@ from app_server import (
     serving,
 )
 from documentation import blocks
+from openai import DefaultHttpxClient
 from playwright.sync_api import Browser, expect
+from served import asking, client, served
 
 import vlm
 from vlm.app.accounts import add_account
-from vlm.captioner import Answer
+from vlm.captioner import Answer, Captioner
+from vlm.engine import Engine
+from vlm.server.settings import Settings
+from vlm.server.web import application
 
 SERVING = (REPOSITORY / "docs" / "serving.md").read_text("utf-8")
 DOG = REPOSITORY / "assets" / "examples" / "dog.jpg"
@@ -170,7 +175,7 @@ def use(browser: Browser, address: str, caption: Answer) -> None:
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("request", lambda r: r.url.startswith((address, "data:")) or troubles.append(r.url))
+    page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or troubles.append(r.url))
     page.goto(address)
     page.get_by_label("username").fill("ada")
     page.get_by_label("password").fill(PASSWORD)
@@ -209,6 +214,33 @@ def test_the_app_works_under_a_path_with_https_and_a_login(
 ) -> None:
     with proxy(sample_of(language), upstream, certificate) as port:
         use(browser, f"https://localhost:{port}/vlm", dog_caption)  # without the slash
+
+
+@pytest.mark.parametrize(("language", "proxy"), [("nginx", nginx), ("caddy", caddy)])
+def test_programs_are_answered_under_a_path_with_https(
+    language: str, proxy: Proxy, certificate: Path, tiny: Captioner
+) -> None:
+    greedy = {"vlm": {"search": {"beams": 1, "min_tokens": 12}}}
+    with Engine(tiny) as engine, served(application(engine, Settings("tiny"))) as local:
+        upstream = httpx.URL(local).port
+        assert upstream
+        with proxy(sample_of(language), upstream, certificate) as port:
+            programs = client(f"https://localhost:{port}/vlm").with_options(
+                http_client=DefaultHttpxClient(verify=False)
+            )
+            chunks = programs.chat.completions.create(
+                model="tiny", messages=asking(DOG), stream=True, extra_body=greedy
+            )
+            said = "".join(c.choices[0].delta.content or "" for c in chunks)
+            assert said == tiny.encode(DOG).caption(beams=1, min_tokens=12).text
+            large = httpx.post(
+                f"https://localhost:{port}/vlm/v1/chat/completions",
+                content=b"x" * 33_000_000,
+                headers={"Content-Type": "application/json"},
+                verify=False,
+            )
+            assert large.status_code == 413
+            assert "too large" in large.json()["error"]["message"]
 
 
 def test_a_whole_address_does_for_a_web_server_that_passes_nothing_on(

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documentation import ROOT, run
+from documentation import ROOT, blocks, run
 from packaging.requirements import Requirement
 from served import served
 
@@ -88,6 +88,21 @@ def test_it_runs_as_nobody_and_what_it_starts_knows_its_options(tmp_path: Path) 
     text = run(shlex.join([*command[:2], "--help"]), tmp_path).stdout
     assert all(option in text for option in command if option.startswith("--"))
     assert last("EXPOSE") in text  # the port that is listened on by default
+
+
+def test_the_unit_of_the_documentation_is_one(tmp_path: Path) -> None:
+    (unit,) = blocks((ROOT / "docs" / "serving.md").read_text(), "ini")
+    (command,) = re.findall(r"^ExecStart=\S+/(vlm .*)$", unit, re.MULTILINE)
+    program, name, *rest = command.split()
+    text = run(f"{program} {name} --help", tmp_path).stdout
+    assert all(option in text for option in rest if option.startswith("--"))
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("no systemd on this machine")
+    file = tmp_path / "vlm.service"
+    file.write_text(unit.replace("/opt/vlm/bin/vlm", sys.executable))
+    said = subprocess.run([verify, "verify", file], capture_output=True, text=True)
+    assert "vlm.service" not in said.stderr
 
 
 @pytest.fixture(scope="module")
