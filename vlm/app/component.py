@@ -23,6 +23,7 @@ from PIL import Image
 from vlm.app.compare import compare as compared
 from vlm.app.endpoints import add_endpoints, owner_of
 from vlm.app.entries import check, what_if
+from vlm.app.folder_tab import folder_tab
 from vlm.app.lookups import METHODS, look_up
 from vlm.app.page import Page, Superseded, View, answer, describe, sentence, stop
 from vlm.engine import Cancelled, Engine
@@ -118,6 +119,8 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 colours=_colours(),
                 leastPeak=LEAST_PEAK,
             )
+        with gr.Tab("Folder", elem_id="vlm-folder"):
+            folder_tab(engine, blocks)
         with gr.Tab("Compare", elem_id="vlm-compare"):
             gr.HTML(
                 html_template=_joined(["compare.html"]),
