@@ -50,7 +50,7 @@ def main(
 
         page.get_by_label("Check my own text").check()
         ask(page, "a cat on the grass")
-        page.screenshot(path=folder / "docs" / "app.png")
+        page.screenshot(path=folder / "docs" / "app.jpg", quality=85)
 
         page.get_by_role("button", name="Inside").click()
         page.locator(".step").nth(2).wait_for()
@@ -60,7 +60,7 @@ def main(
         page.get_by_role("button", name="Compare", exact=True).click()
         page.locator(".side").nth(1).wait_for()
         page.locator(".side").first.get_by_text(word, exact=True).first.click()
-        page.screenshot(path=folder / "docs" / "compare.png")
+        page.screenshot(path=folder / "docs" / "compare.jpg", quality=85)
         browser.close()
 
 

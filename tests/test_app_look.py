@@ -234,8 +234,8 @@ def test_inside_are_scores_weights_and_contributions_with_their_numbers(
     seen.locator(".caption button").first.click()
     seen.get_by_role("button", name="Inside").click()
     panel = seen.locator("#vlm-panel-inside")
-    panel.locator(".layer").select_option("1")
-    panel.locator(".head").select_option("2")
+    panel.locator(".layer").select_option(value="1")
+    panel.locator(".head").select_option(value="2")
     expect(panel.locator(".lead")).to_contain_text(
         "Layer 2, head 3", ignore_case=True, timeout=PATIENCE
     )
@@ -257,7 +257,7 @@ def test_another_method_layer_and_head_and_an_outline(seen: Page, caption: Answe
     seen.get_by_role("button", name="More").click()
     more = seen.locator("#vlm-panel-more")
     more.locator(".method").select_option("value")
-    more.locator(".layer").select_option("0")
+    more.locator(".layer").select_option(value="0")
     expected = caption.maps(method="value", layer=0)[buttons(caption)[0]].weights.numpy()
     expect(seen.locator(".heat")).to_be_visible(timeout=PATIENCE)
     assert_shows(opacity(seen), expected)
