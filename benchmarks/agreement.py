@@ -1,4 +1,4 @@
-"""How many next tokens the int8 weights of a model change: `python -m benchmarks.agreement MODEL PHOTO...`"""
+"""How many next tokens another precision changes: `python -m benchmarks.agreement MODEL PHOTO...`"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 import vlm
 from vlm.captioner import Captioner
 from vlm.images import ImageError, ImageSource
+from vlm.options import Precision
 from vlm.runtimes.openvino import BackendError
 from vlm.weights.store import CheckpointError
 
@@ -36,10 +37,11 @@ def changed(
 def main(
     model: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
     photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Files.")],
+    precision: Annotated[Precision, typer.Option(help="What is held against float32.")],
 ) -> None:
-    """Print how many next tokens of greedy captions int8 weights change."""
+    """Print how many next tokens of greedy captions another precision than float32 changes."""
     try:
-        count, total = changed(vlm.load(model, int8=True), vlm.load(model), photos)
+        count, total = changed(vlm.load(model, precision=precision), vlm.load(model), photos)
     except (BackendError, CheckpointError, ImageError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
     print(

@@ -192,7 +192,7 @@ def int8(setting: Setting) -> Iterator[Row]:
         for name, options in peer_options.items()
     }
     folder = setting.folder / "ours"
-    quantised = vlm.load(folder, int8=True).encode(PHOTOS[0])
+    quantised = vlm.load(folder, precision="int8").encode(PHOTOS[0])
     decoder = quantised.captioner.model.config.decoder
     slots = quantised.memory.tokens.shape[1]
     for name, image in plain.items():
@@ -208,13 +208,13 @@ def int8(setting: Setting) -> Iterator[Row]:
             )
     pairs = {
         "BLIP of random weights": (quantised.captioner, plain["float32 without"].captioner),
-        "the bundled model": (vlm.load(int8=True), vlm.load()),
+        "the bundled model": (vlm.load(precision="int8"), vlm.load()),
     }
     for name, pair in pairs.items():
         others, count = changed(*pair, _photos(BATCH))
         spread = Spread.of([100 * others / count])
         yield Row("int8", f"next tokens changed, {name}", "%", spread, most=1, note=f"of {count}")
-    ours = processes.held_megabytes(folder, PHOTOS[0], int8=True)
+    ours = processes.held_megabytes(folder, PHOTOS[0], precision="int8")
     for name, options in peer_options.items():
         peer = processes.held_megabytes(folder, PHOTOS[0], **options)
         spreads = [Spread.of([value]) for value in (ours, peer, peer / ours)]

@@ -175,7 +175,9 @@ def use(browser: Browser, address: str, caption: Answer) -> None:
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or troubles.append(r.url))
+    page.on(
+        "request", lambda r: r.url.startswith((address, "data:", "blob:")) or troubles.append(r.url)
+    )
     page.goto(address)
     page.get_by_label("username").fill("ada")
     page.get_by_label("password").fill(PASSWORD)

@@ -66,7 +66,7 @@ def settings(model: Path | str | None = None, **values: object) -> Settings:
     return Settings(
         **{
             "model": str(model),
-            "int8": False,
+            "precision": "float32",
             "search": replace(CAPTION, beams=2),
             "column": None,
             "key": None,
@@ -114,15 +114,21 @@ def command(tiny_checkpoint):
     return invoke
 
 
-@pytest.mark.parametrize("runtime", [None, "openvino", "int8"])
-def test_captions_are_those_of_single_images(here, command, tiny_checkpoint, tmp_path, runtime):
+@pytest.mark.parametrize(
+    "options", [{}, {"openvino": True}, {"precision": "int8"}, {"precision": "bf16"}], ids=str
+)
+def test_captions_are_those_of_single_images(here, command, tiny_checkpoint, tmp_path, options):
     source = write_photos(tmp_path / "photos", 7)
-    chosen = [] if runtime is None else [f"--{runtime}"]
+    chosen = [
+        word
+        for name, value in options.items()
+        for word in ([f"--{name}"] if value is True else [f"--{name}", value])
+    ]
     result = command(source, tmp_path / "out", "--part-size", 3, "--batch-size", 2, *chosen)
     assert result.exit_code == 0
     assert result.stdout.startswith("7 images captioned, 0 could not be read, 0 parts left")
     assert [len(part) for part in here] == [3, 3, 1]
-    captioner = load(tiny_checkpoint, **{runtime: True} if runtime else {})
+    captioner = load(tiny_checkpoint, **options)
     rows = read(tmp_path / "out")
     assert [row["key"] for row in rows] == sorted(str(path) for path in source.iterdir())
     assert len({row["caption"] for row in rows}) > 1
@@ -245,7 +251,7 @@ def test_one_folder_has_the_captions_of_one_model(here, command, tiny_checkpoint
     assert "was made with other options" in result.stderr
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     assert command(source, out, "--model", other).exit_code == 2
-    assert command(source, out, "--int8").exit_code == 2
+    assert command(source, out, "--precision", "int8").exit_code == 2
     assert len(here) == 1
 
 
@@ -259,7 +265,10 @@ def test_one_folder_has_the_captions_of_one_model(here, command, tiny_checkpoint
         (["photos", "photos/000.png"], "000.png: File exists"),
         (["photos", "out", "--max-tokens", 0], "max_tokens must be at least 1"),
         (["photos", "out", "--device", "cuda:1"], "give auto, cpu or cuda, not 'cuda:1'"),
-        (["photos", "out", "--device", "cuda", "--int8"], "OpenVINO runs models on the CPU"),
+        (
+            ["photos", "out", "--device", "cuda", "--precision", "int8"],
+            "OpenVINO runs models on the CPU",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_sentence(here, command, arguments, says, tmp_path, monkeypatch):

@@ -466,7 +466,10 @@ LONG = "why " * 2500
         (["ask", "photo.jpg", "what?", "--device", "cuda:99"], "there is no device 'cuda:99' here"),
         (["explain", "photo.jpg", "--json", "--device", ""], "there is no device '' here"),
         (["app", "--device", "cpu:0"], "there is no device 'cpu:0' here"),
-        (["caption", "photo.jpg", "--device", "cuda", "--int8"], "OpenVINO runs models on the CPU"),
+        (
+            ["caption", "photo.jpg", "--device", "cuda", "--precision", "int8"],
+            "OpenVINO runs models on the CPU",
+        ),
         (["caption", "photo.jpg", "--overwrite"], "--write-txt"),
         (["caption", "photo.jpg", "--model", "unknown"], "no model 'unknown'"),
         (["caption", "photo.jpg", "--model", "some/one"], "'some/one'"),

@@ -16,6 +16,7 @@ import typer
 
 from vlm.cli.arguments import Device
 from vlm.cli.failures import clear_errors, fail
+from vlm.options import Precision
 
 from .dataset_arguments import Format, Images, ReaderOptions, read_all
 
@@ -59,9 +60,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Score only the first images, or questions.")
     ] = None,
     device: Device = "auto",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="The last model with weights in 8 bits.")
-    ] = False,
+    precision: Annotated[
+        Precision, typer.Option(help="What the last model computes in; see `vlm caption --help`.")
+    ] = Precision.float32,
     blind: Annotated[
         bool,
         typer.Option(
@@ -147,7 +148,8 @@ def evaluate(
         check_submission(server_format, task, records)
     names = names or [DEFAULT]
     last = len(names) - 1
-    captioners = [load(n, device=device, int8=int8 and i == last) for i, n in enumerate(names)]
+    precisions = [*[Precision.float32] * last, precision]
+    captioners = [load(n, device, precision=p) for n, p in zip(names, precisions)]
     asked = [Model(n, c, blind and i == last) for i, (n, c) in enumerate(zip(names, captioners))]
 
     # Opened before the work is done, so that a place that cannot be written is told at once.

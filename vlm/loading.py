@@ -9,6 +9,8 @@ import torch
 from vlm.captioner import Captioner
 from vlm.errors import UserError
 from vlm.model.vision import folded
+from vlm.options import Precision
+from vlm.runtimes.half import can_halve, is_half_faster
 from vlm.runtimes.openvino import BackendError, compiled
 from vlm.runtimes.packed import can_pack, packed
 from vlm.weights.conversions import as_ours
@@ -24,34 +26,71 @@ def load(
     name: str | Path | None = None,
     device: str = "auto",
     openvino: bool = False,
-    int8: bool = False,
+    precision: str = Precision.float32,
     gradients: bool = False,
 ) -> Captioner:
     """Load a checkpoint: the bundled one, a bundled name, a folder, a hub id, or an alias such as "florence-2".
 
     One of another library, e.g. "Salesforce/blip-image-captioning-base", is converted at its first use, and the result
     is kept; see `vlm.weights.conversions`. `device` is "cpu", "cuda", "cuda:1", "mps" or "auto", which takes CUDA where
-    it is and nothing asks for OpenVINO, else the CPU. On x86 processors the weights are laid out for inference;
-    see `vlm.runtimes.packed`. With `openvino` OpenVINO runs the model, and with `int8` so, over weights in 8 bits; see
-    `vlm.runtimes.openvino`. Neither has gradients: with `gradients` the model is plain torch. Raises
-    `vlm.weights.CheckpointError` when there is no such checkpoint or it is damaged, DeviceError where the device is not
-    to be had, and `vlm.runtimes.openvino.BackendError` where OpenVINO is not, or not on that device or with gradients.
+    it is and nothing asks for OpenVINO, else the CPU. On x86 processors the weights are laid out for inference; see
+    `vlm.runtimes.packed`. With `openvino` OpenVINO runs the model; see `vlm.runtimes.openvino`.
+
+    `precision` is "float32", "bf16", matrix products of bfloat16 on an x86 CPU, "int8", weights of 8 bits on OpenVINO,
+    or "auto": bf16 where `find_precision` finds it faster. Words may differ a little, but in float32 they are the same
+    everywhere, and on all but float32 there are no gradients: with `gradients` the model is plain torch.
+
+    Raises `vlm.weights.CheckpointError` when there is no such checkpoint or it is damaged, DeviceError where the device
+    is not to be had, and `vlm.runtimes.openvino.BackendError` where the precision or OpenVINO is not, or not on that
+    device or with gradients.
     """
-    compile_it = openvino or int8
+    chosen, _ = find_precision(precision, device, openvino, gradients)
+    compile_it = openvino or chosen == Precision.int8
     if compile_it and device not in ("auto", "cpu"):
         raise BackendError(f"OpenVINO runs models on the CPU here, not on {device}")
     if compile_it and gradients:
         raise BackendError("OpenVINO has no gradients; load the model without it for those")
-    place = find_device("cpu" if compile_it else device)
+    place = find_device("cpu" if compile_it or chosen == Precision.bf16 else device)
     with as_ours(find(name)) as folder:
         model, tokenizer = load_checkpoint(folder)
     if not gradients:
         model.vision = folded(model.vision)
     if compile_it:
-        model = compiled(model, int8)
+        model = compiled(model, chosen == Precision.int8)
+    elif chosen == Precision.bf16:
+        model = packed(model, torch.bfloat16)
     elif place.type == "cpu" and can_pack() and not gradients:
         model = packed(model)
     return Captioner(model.to(place), tokenizer)
+
+
+def find_precision(
+    precision: str, device: str = "auto", openvino: bool = False, gradients: bool = False
+) -> tuple[Precision, str]:
+    """What a model is to compute in, "auto" being decided by a probe of this machine, and why, in words.
+
+    Raises BackendError for what there is not, or not here.
+    """
+    names = ", ".join(Precision)
+    if precision not in list(Precision):
+        raise BackendError(f"there is no precision {precision!r}: give one of {names}")
+    wanted = Precision(precision)
+    other = "OpenVINO" if openvino else "a model with gradients" if gradients else None
+    if wanted == Precision.bf16:
+        if other is None and device not in ("auto", "cpu"):
+            other = f"a model on {device}"
+        if other is not None:
+            raise BackendError(f"bf16 is for models on x86 CPUs here; {other} computes in float32")
+        if not can_halve():
+            raise BackendError("this processor, or this torch, has no bf16; give float32")
+    if wanted != Precision.auto:
+        return wanted, "as asked for"
+    if other is None and find_device(device).type != "cpu":
+        other = f"a model on {find_device(device)}"
+    if other is not None:
+        return Precision.float32, f"{other} computes in it"
+    faster, why = is_half_faster()
+    return Precision.bf16 if faster else Precision.float32, why
 
 
 def find_device(name: str) -> torch.device:

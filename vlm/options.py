@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any
 
 from vlm.typed import Count, FieldError, Limit, Natural, check_fields, fit_fields
@@ -14,6 +15,15 @@ _BEAMS = Annotated[int, Limit("in [1, 10000]", lambda value: 1 <= value <= 10_00
 _TEMPERATURE = Limit("in [1e-6, 1e6]", lambda value: 1e-6 <= value <= 1e6)
 _TOP_P = Limit("in [1e-6, 1]", lambda value: 1e-6 <= value <= 1)
 _PENALTY = Limit("in [1e-3, 1e3]", lambda value: 1e-3 <= value <= 1e3)
+
+
+class Precision(StrEnum):
+    """What a model computes in; `vlm.load` says how."""
+
+    auto = "auto"
+    float32 = "float32"
+    bf16 = "bf16"
+    int8 = "int8"
 
 
 class OptionError(FieldError):

@@ -50,7 +50,7 @@ class Settings:
     """What decides the rows of a part; all parts of a folder have the same."""
 
     model: str | None
-    int8: bool
+    precision: str
     search: Options
     column: str | None
     key: str | None
@@ -60,7 +60,7 @@ class Settings:
 class Job:
     """What a worker needs to know: `out` is a full path, and the worker has `cpus`, or a GPU, to itself.
 
-    `device` is "cpu", "cuda" or "auto", which the cluster's resources decide. With `openvino`, and with int8 weights,
+    `device` is "cpu", "cuda" or "auto", which the cluster's resources decide. With `openvino`, and in int8,
     the model runs on the CPUs, though there be GPUs.
     """
 
@@ -92,7 +92,7 @@ def caption_dataset(
     model: str | None,
     device: str,
     openvino: bool,
-    int8: bool,
+    precision: str,
     search: Options,
     batch_size: int,
     part_size: int,
@@ -111,17 +111,19 @@ def caption_dataset(
         raise DatasetError(
             f"workers have CPUs or a GPU each: give auto, cpu or cuda, not {device!r}"
         )
-    if device == "cuda" and (openvino or int8):
+    if device == "cuda" and (openvino or precision == "int8"):
         raise DatasetError("OpenVINO runs models on the CPU here, not on cuda")
+    if device == "cuda" and precision == "bf16":
+        raise DatasetError("bf16 is for models on x86 CPUs here, not on cuda")
     filesystem, inside = open_filesystem(out)
     out = full_path(filesystem, inside)
     chosen, files, left_out = find_files(source, format, out)
     if left_out:
         say(str(left_out))
-    name = _checked_model(model, openvino, int8)
+    name, precision = _checked_model(model, openvino, precision, device)
     if chosen is not Format.parquet and (column is not None or key is not None):
         raise DatasetError(f"--column and --key are for parquet files; {source} has none")
-    settings = Settings(name, int8, search, column, key)
+    settings = Settings(name, precision, search, column, key)
     done = finished_units(out, settings)
     units = find_units(files, chosen, column, key)
     parts = list(cut(((name, n) for name, n in units if name not in done), part_size))
@@ -147,18 +149,24 @@ def caption_dataset(
     return Outcome(captioned, unreadable, len(parts) - finished, len(done))
 
 
-def _checked_model(name: str | None, openvino: bool, int8: bool) -> str | None:
-    """The name under which workers find the model.
+def _checked_model(
+    name: str | None, openvino: bool, precision: str, device: str
+) -> tuple[str | None, str]:
+    """The name under which workers find the model, and its precision, decided here so that all workers write alike.
 
     Raises CheckpointError or QuestionError where it cannot caption, and BackendError where OpenVINO cannot run it.
     """
-    from vlm.loading import load
+    from vlm.loading import find_precision, load
     from vlm.weights.hub import find
 
-    load(name, "cpu", openvino, int8).prompt(None)  # this machine's GPU is left to the workers
+    if precision == "auto":
+        precision = (
+            "float32" if device == "cuda" else str(find_precision("auto", "cpu", openvino)[0])
+        )
+    load(name, "cpu", openvino, precision).prompt(None)  # this machine's GPU is left to the workers
     if name is not None and os.path.isdir(name) and os.path.samefile(find(name), name):
-        return os.path.abspath(name)  # a worker's folder is not this one
-    return name
+        name = os.path.abspath(name)  # a worker's folder is not this one
+    return name, precision
 
 
 def finished_units(out: str, settings: Settings) -> set[str]:
@@ -228,7 +236,7 @@ def run(job: Job, parts: list[list[str]], workers: int | None) -> Iterator[dict[
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
     resources = ray.cluster_resources()
-    compiled = job.openvino or job.settings.int8
+    compiled = job.openvino or job.settings.precision != "float32"
     gpus = 0 if compiled or job.device == "cpu" else int(resources.get("GPU", 0))
     if job.device == "cuda" and not gpus:
         raise DatasetError("Ray has no GPUs here; leave out --device cuda")
@@ -286,7 +294,7 @@ class PartWriter:
         self.job = job
         self.attempts = attempts
         settings = job.settings
-        self.captioner = load(settings.model, job.device, job.openvino, settings.int8)
+        self.captioner = load(settings.model, job.device, job.openvino, settings.precision)
         self.filesystem, self.folder = open_filesystem(job.out)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vlm.answers import answer_line
-from vlm.cli.arguments import AsJson, Device, Int8, Model, OpenVino, given, load, search_options
+from vlm.cli.arguments import (
+    AsJson,
+    Device,
+    InPrecision,
+    Model,
+    OpenVino,
+    given,
+    load,
+    search_options,
+)
 from vlm.cli.failures import fail
-from vlm.options import ANSWER, choose
+from vlm.options import ANSWER, Precision, choose
 
 if TYPE_CHECKING:
     from vlm.explain.paint import Style
@@ -31,7 +40,7 @@ def ask(
     model: Model = None,
     device: Device = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
     as_json: AsJson = False,
     **search: Any,
 ) -> None:
@@ -39,7 +48,9 @@ def ask(
     options = given(search)
     choose(ANSWER, options)  # what is wrong is told before a model is loaded
     check(image)
-    for answer in load(model, device, openvino, int8).encode(image).ask_all(questions, **options):
+    for answer in (
+        load(model, device, openvino, precision).encode(image).ask_all(questions, **options)
+    ):
         if as_json:
             print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
         else:
@@ -107,7 +118,7 @@ def explain(
     model: Model = None,
     device: Device = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
     as_json: AsJson = False,
 ) -> None:
     """Show where the model looked for each word: in a picture, a page or arrays (--out), as JSON (--json), or both."""
@@ -128,7 +139,7 @@ def explain(
     if None not in (hide, only):
         fail("give --hide or --only, and not both")
     hidden, shown = _region("--hide", hide), _region("--only", only)
-    encoded = load(model, device, openvino, int8, how.gradients).encode(image)
+    encoded = load(model, device, openvino, precision, how.gradients).encode(image)
     if hidden is not None:
         encoded = encoded.without(hidden)
     if shown is not None:

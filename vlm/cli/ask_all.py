@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.arguments import Device, Int8, Model, OpenVino, load
+from vlm.cli.arguments import Device, InPrecision, Model, OpenVino, load
 from vlm.cli.caption import progress_bar
 from vlm.cli.failures import fail
 from vlm.folder.photo_table import Table, check_name
+from vlm.options import Precision
 
 COLUMNS = ("image", "question", "answer", "yes", "share")
 
@@ -34,7 +35,7 @@ def ask_all(
     model: Model = None,
     device: Device = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
 ) -> None:
     """Ask one question with the answer yes or no about all photos of a folder, at the encoder's speed.
 
@@ -61,11 +62,11 @@ def ask_all(
                 from vlm.folder.pipeline import in_batches, model_threads
                 from vlm.folder.yes_no import YES, first_tokens, yes_or_no
 
-                captioner = load(model, device, openvino, int8)
+                captioner = load(model, device, openvino, precision)
                 captioner.prompt(asked)  # what is wrong with it is told before a photo is read
                 first_tokens(captioner)
                 work = partial(yes_or_no, captioner, question=asked)
-                shared = not (openvino or int8)
+                shared = not (openvino or precision == Precision.int8)
                 with model_threads(captioner, shared) as submit, progress_bar(todo) as taken:
                     for path, said in in_batches(captioner, submit, taken, work, problems):
                         values = [asked, said.answer, round(said.yes, 4), round(said.share, 4)]

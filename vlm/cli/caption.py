@@ -14,14 +14,23 @@ import typer
 
 # torch takes seconds to load: what needs it is imported inside the commands, and `vlm --help` is instant.
 from vlm.answers import with_verdict
-from vlm.cli.arguments import AsJson, Device, Int8, Model, OpenVino, given, load, search_options
+from vlm.cli.arguments import (
+    AsJson,
+    Device,
+    InPrecision,
+    Model,
+    OpenVino,
+    given,
+    load,
+    search_options,
+)
 from vlm.cli.failures import fail
 from vlm.folder.beside import Existing
 from vlm.folder.photo_metadata import Place
 from vlm.folder.photo_table import check_name
 from vlm.folder.wording import Wording
 from vlm.folder.written import Said, Where
-from vlm.options import CAPTION, choose
+from vlm.options import CAPTION, Precision, choose
 
 if TYPE_CHECKING:
     from vlm.answers import Answer
@@ -42,7 +51,7 @@ def caption(
     model: Model = None,
     device: Device = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
     as_json: AsJson = False,
     out: Annotated[
         Path | None,
@@ -119,9 +128,9 @@ def caption(
             if todo:
                 from vlm.folder.pipeline import caption_files, model_threads
 
-                captioner = load(model, device, openvino, int8)
+                captioner = load(model, device, openvino, precision)
                 captioner.prompt(None)
-                shared = not (openvino or int8)
+                shared = not (openvino or precision == Precision.int8)
                 with model_threads(captioner, shared) as submit, progress_bar(todo) as taken:
                     for path, answer in caption_files(
                         captioner, submit, taken, problems, **options

@@ -8,8 +8,8 @@ import typer
 
 from vlm.bulk import dataset
 from vlm.bulk.shards import Format
-from vlm.cli.arguments import Int8, OpenVino, given, search_options
-from vlm.options import CAPTION, choose
+from vlm.cli.arguments import InPrecision, OpenVino, given, search_options
+from vlm.options import CAPTION, Precision, choose
 
 
 @search_options(CAPTION, without=("candidates",))
@@ -47,7 +47,7 @@ def caption_dataset(
         ),
     ] = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
     batch_size: Annotated[int, typer.Option(min=1, help="Images captioned together.")] = 8,
     part_size: Annotated[
         int, typer.Option(min=1, help="Images of a part, where it is not a whole shard.")
@@ -74,7 +74,7 @@ def caption_dataset(
         model,
         device,
         openvino,
-        int8,
+        precision,
         choose(CAPTION, given(search)),
         batch_size,
         part_size,

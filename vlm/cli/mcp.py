@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.arguments import Device, Int8, Model, OpenVino, load
+from vlm.cli.arguments import Device, InPrecision, Model, OpenVino, load
 from vlm.cli.failures import clear_errors
+from vlm.options import Precision
 
 AllowFolder = Annotated[
     list[Path] | None,
@@ -34,7 +35,7 @@ def mcp(
     model: Model = None,
     device: Device = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
     allow_folder: AllowFolder = None,
     allow_media_domains: AllowMediaDomains = "",
 ) -> None:
@@ -49,7 +50,7 @@ def mcp(
     from vlm.server.settings import Settings
 
     settings = Settings("vlm", media_domains=domains(allow_media_domains))
-    with Engine(load(model, device, openvino, int8)) as engine:
+    with Engine(load(model, device, openvino, precision)) as engine:
         tools(engine, Media.of(settings, allow_folder or ()), settings.max_pixels).run("stdio")
 
 

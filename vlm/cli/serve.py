@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.arguments import Device, Int8, Model, OpenVino, load
+from vlm.cli.arguments import Device, InPrecision, Model, OpenVino, load
 from vlm.cli.failures import clear_errors, fail
 from vlm.cli.mcp import AllowFolder, AllowMediaDomains, domains
+from vlm.options import Precision
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
@@ -31,7 +32,7 @@ def app(
     model: Model = None,
     device: Device = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
     host: Host = "127.0.0.1",
     port: Port = 7860,
     root_path: RootPath = None,
@@ -67,15 +68,15 @@ def app(
         return
     from vlm.app.launch import serve
 
-    others = {name: load(name, device, openvino, int8) for name in compare or ()}
-    serve(load(model, device, openvino, int8), host, port, root_path, auth_file, others)
+    others = {name: load(name, device, openvino, precision) for name in compare or ()}
+    serve(load(model, device, openvino, precision), host, port, root_path, auth_file, others)
 
 
 def serve(
     model: Model = None,
     device: Device = "auto",
     openvino: OpenVino = False,
-    int8: Int8 = False,
+    precision: InPrecision = Precision.float32,
     host: Host = "127.0.0.1",
     port: Port = 7860,
     root_path: RootPath = None,
@@ -151,7 +152,7 @@ def serve(
         media_domains=domains(allow_media_domains),
     )
     check_address(host, port)
-    captioner = load(model, device, openvino, int8)
+    captioner = load(model, device, openvino, precision)
 
     from vlm.engine import Engine
     from vlm.server.listen import listen

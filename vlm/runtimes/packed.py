@@ -1,9 +1,9 @@
-"""Weights laid out for inference on x86 processors, as oneDNN reads them."""
+"""Weights laid out for inference on x86 processors, as oneDNN reads them, in float32 or bfloat16."""
 
 from __future__ import annotations
 
 import platform
-from copy import copy
+from copy import copy, deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -27,15 +27,21 @@ class PackedLinear(nn.Module):
 
     At a few rows it reads the weights at the memory's full speed, where the plain layer reaches a third of it:
     several beams cost as much as one. There are no gradients. `torch.compile` with freezing makes the same calls.
+    With a `dtype` of bfloat16 weights and products are in it, sums and what comes in and out as before.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        self.large = weight.nbytes > _LARGE
-        self.bias = bias
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype))
+        self.large = weight.numel() * dtype.itemsize > _LARGE
+        self.dtype = dtype
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), False)
         self.activation = "none" if activation is None else _FUSED[type(activation)]
         self.algorithm = getattr(activation, "approximate", "")
 
@@ -44,12 +50,29 @@ class PackedLinear(nn.Module):
         if alone:
             x = x.expand(_FASTEST, *x.shape[1:])
         y = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, self.activation, [], self.algorithm
-        )
+            x.to(self.dtype), self.weight, self.bias, self.activation, [], self.algorithm
+        ).to(x.dtype)
         return y[:1] if alone else y
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
         return copy(self)  # the layout has no copy, and nothing ever changes it
+
+
+class HalfEncoder(VisionEncoder):
+    """An encoder that computes in bfloat16; pixels and patches are in float32."""
+
+    def __init__(self, encoder: VisionEncoder) -> None:
+        nn.Module.__init__(self)
+        self.config, self.width, self.detail_width = (
+            encoder.config,
+            encoder.width,
+            encoder.detail_width,
+        )
+        self.trunk = deepcopy(encoder.trunk).to(torch.bfloat16)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        patches, grid = super().forward(pixels.to(torch.bfloat16))
+        return patches.float(), grid
 
 
 def can_pack() -> bool:
@@ -57,11 +80,15 @@ def can_pack() -> bool:
     return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
 
-def packed(model: VisionLanguageModel) -> VisionLanguageModel:
-    """A model's twin whose linear layers are packed; it has no gradients, and the model stays as it was."""
+def packed(model: VisionLanguageModel, dtype: torch.dtype = torch.float32) -> VisionLanguageModel:
+    """A model's twin whose linear layers are packed; it has no gradients, and the model stays as it was.
+
+    In bfloat16 so is all of an encoder of convolutions. The layer of the logits stays in float32, so that words that
+    are nearly as likely stay apart.
+    """
     same = twin(model)
-    same.vision = _packed_vision(model.vision)
-    same.adapter = _packed_children(model.adapter)
+    same.vision = _packed_vision(model.vision, dtype)
+    same.adapter = _packed_children(model.adapter, dtype)
     for name in ("decoder", "reader"):
         decoder = getattr(model, name)
         if decoder is None:
@@ -69,34 +96,43 @@ def packed(model: VisionLanguageModel) -> VisionLanguageModel:
         decoder = fused(decoder)
         if name == "decoder" and decoder.head is None:
             decoder.head = PackedLinear(decoder.token_embedding.weight, None)
-        setattr(same, name, _packed_children(decoder))
+        head = decoder.head
+        decoder = _packed_children(decoder, dtype)
+        if isinstance(head, nn.Linear):
+            decoder.head = PackedLinear(head.weight, head.bias)
+        setattr(same, name, decoder)
     return same
 
 
-def _packed_children(module: M) -> M:
+def _packed_children(module: M, dtype: torch.dtype) -> M:
     same = twin(module)
     children = [*module.named_children(), ("", None)]
     for (name, child), (following, activation) in pairwise(children):
         if isinstance(child, nn.Linear):
             joined = activation if type(activation) in _FUSED else None
-            same._modules[name] = PackedLinear(child.weight, child.bias, joined)
+            same._modules[name] = PackedLinear(child.weight, child.bias, joined, dtype)
             if joined is not None:
                 same._modules[following] = nn.Identity()
         elif child is not None and not isinstance(same._modules[name], nn.Identity):
-            same._modules[name] = _packed_children(child)
+            same._modules[name] = _packed_children(child, dtype)
     return same
 
 
 @torch.no_grad()
-def _packed_vision(encoder: VisionEncoder) -> VisionEncoder:
-    """The encoder with packed layers, or as it was where its modules do not call their layers one after the other."""
+def _packed_vision(encoder: VisionEncoder, dtype: torch.dtype) -> VisionEncoder:
+    """The encoder with packed layers, or as it was where its modules do not call their layers one after the other.
+
+    One of convolutions alone is as it was in float32, and in bfloat16 in whole.
+    """
     if not any(isinstance(module, nn.Linear) for module in encoder.modules()):
-        return encoder
-    same = _packed_children(encoder)
+        return encoder if dtype == torch.float32 else HalfEncoder(encoder)
+    same = _packed_children(encoder, dtype)
     probe = probe_pixels(encoder)
     expected = encoder(probe)[0]
     try:
         actual = same(probe)[0]
     except (RuntimeError, AttributeError, TypeError):  # it reads the weights of its layers itself
         return encoder
+    if dtype == torch.bfloat16:
+        return same if (actual - expected).norm() < 0.1 * expected.norm() else encoder
     return same if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder

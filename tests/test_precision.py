@@ -1,0 +1,172 @@
+"""bfloat16 is chosen where it is faster, computes nearly the same, and is refused by name where it is not to be had."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import vlm
+from vlm import loading
+from vlm.captioner import Captioner
+from vlm.cli.main import app
+from vlm.loading import find_precision
+from vlm.model.vision import VisionEncoder, folded
+from vlm.runtimes import Runtime, TextDecoder, half
+from vlm.runtimes.half import can_halve, is_half_faster
+from vlm.runtimes.openvino import BackendError
+from vlm.runtimes.packed import HalfEncoder, PackedLinear, packed
+
+PHOTO = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+
+needs_bf16 = pytest.mark.skipif(not can_halve(), reason="no bfloat16 on this processor")
+
+
+@pytest.fixture
+def fast(tiny: Captioner) -> Captioner:
+    return Captioner(packed(tiny.model, torch.bfloat16), tiny.tokenizer)
+
+
+@needs_bf16
+@pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (3, 1, 24), (2, 50, 24)])
+@torch.inference_mode()
+def test_a_layer_multiplies_rounded_numbers(shape: tuple[int, ...]) -> None:
+    linear, x = nn.Linear(24, 40), torch.randn(shape)
+    rounded = copy.deepcopy(linear).bfloat16().float()
+    found = PackedLinear(linear.weight, linear.bias, dtype=torch.bfloat16)(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, rounded(x.bfloat16().float()), atol=1e-2, rtol=1e-2)
+
+
+@needs_bf16
+@torch.inference_mode()
+def test_a_model_in_bf16_computes_nearly_the_same(tiny: Captioner, fast: Captioner) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    assert isinstance(fast.model, Runtime)
+    assert isinstance(fast.model.decoder, TextDecoder)
+    plain, quick = tiny.encode(PHOTO), fast.encode(PHOTO)
+    assert quick.memory.tokens.dtype == torch.float32
+    difference = (quick.memory.tokens - plain.memory.tokens).norm()
+    assert 0 < difference < 0.1 * plain.memory.tokens.norm()
+    text = "a brown dog runs through the grass"
+    expected, found = plain.explain(text), quick.explain(text)
+    assert found.score == pytest.approx(expected.score, rel=0.05)
+    for ours, theirs in zip(found.maps(), expected.maps(), strict=True):
+        assert abs(ours.weights - theirs.weights).max() < 0.05
+    after = tiny.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@needs_bf16
+@torch.inference_mode()
+def test_all_layers_but_the_logits_are_in_bf16(tiny: Captioner, fast: Captioner) -> None:
+    decoder = fast.model.decoder
+    layers = {n: m for n, m in decoder.named_modules() if isinstance(m, PackedLinear)}
+    assert {name for name, layer in layers.items() if layer.dtype == torch.float32} == {"head"}
+    assert not any(isinstance(module, nn.Linear) for module in decoder.modules())
+    hidden = torch.randn(3, tiny.model.config.decoder.width)
+    torch.testing.assert_close(decoder.logits(hidden), tiny.model.decoder.logits(hidden))
+
+
+@needs_bf16
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("test_vit3", VisionEncoder),
+        ("convnext_atto", HalfEncoder),
+        ("test_efficientnet", HalfEncoder),
+        ("beit_base_patch16_224", VisionEncoder),
+    ],
+)
+@torch.inference_mode()
+def test_every_encoder_gives_nearly_the_same_patches(
+    name: str, kind: type, tiny: Captioner
+) -> None:
+    size = (224, 224) if "224" in name else (64, 64)
+    config = replace(tiny.model.config.vision, name=name)
+    config = replace(config, preprocess=replace(config.preprocess, size=size))
+    model = copy.deepcopy(tiny.model)
+    model.vision, model.adapter = folded(VisionEncoder(config).eval()), nn.Identity()
+    found = packed(model, torch.bfloat16).vision
+    assert type(found) is kind
+    pixels = torch.randn(2, 3, *size)
+    expected, actual = model.vision(pixels), found(pixels)
+    assert actual[1] == expected[1]
+    assert actual[0].dtype == torch.float32
+    assert (actual[0] - expected[0]).norm() < 0.1 * expected[0].norm()
+
+
+@needs_bf16
+def test_a_batch_is_captioned_as_one_by_one(tiny_checkpoint: Path) -> None:
+    model = vlm.load(tiny_checkpoint, precision="bf16")
+    photos = [np.roll(PHOTO, i, axis=1) for i in range(3)]
+    together = model.caption(photos, max_tokens=6)
+    for photo, answer in zip(photos, together):
+        alone = model.encode(photo).caption(max_tokens=6)
+        assert answer.score == pytest.approx(alone.score, rel=0.05)
+
+
+def test_auto_takes_bf16_where_it_is_faster_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half, "can_halve", lambda: True)
+    monkeypatch.setattr(half, "processor", lambda: ("A CPU", ("AMX",)))
+    monkeypatch.setattr(half, "half_speed", lambda: 3.14)
+    assert is_half_faster() == (True, "A CPU has AMX, and layers run 3.1 times as fast in bf16")
+    monkeypatch.setattr(half, "half_speed", lambda: 1.1)
+    assert is_half_faster() == (False, "A CPU has AMX, but layers run 1.1 times as fast in bf16")
+    monkeypatch.setattr(half, "processor", lambda: ("A CPU", ()))
+    monkeypatch.setattr(half, "half_speed", lambda: 3.14)
+    assert not is_half_faster()[0]  # emulated: what is gained on few rows is lost on many
+
+
+def test_auto_is_float32_for_what_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "is_half_faster", lambda: (True, "it is faster"))
+    assert find_precision("auto") == ("bf16", "it is faster")
+    assert find_precision("auto", openvino=True) == ("float32", "OpenVINO computes in it")
+    assert find_precision("auto", gradients=True)[0] == "float32"
+    monkeypatch.setattr(loading, "find_device", lambda name: torch.device("cuda:0"))
+    assert find_precision("auto") == ("float32", "a model on cuda:0 computes in it")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "fp8"}, "there is no precision 'fp8': give one of auto, float32"),
+        ({"precision": "bf16", "openvino": True}, "OpenVINO computes in float32"),
+        ({"precision": "bf16", "device": "cuda"}, "a model on cuda computes in float32"),
+        ({"precision": "bf16", "gradients": True}, "a model with gradients computes in float32"),
+        ({"precision": "int8", "gradients": True}, "OpenVINO has no gradients"),
+    ],
+    ids=str,
+)
+def test_what_is_not_to_be_had_is_named(
+    tiny_checkpoint: Path, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(BackendError, match=said):
+        vlm.load(tiny_checkpoint, **options)
+
+
+def test_a_processor_without_bf16_is_told(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "can_halve", lambda: False)
+    with pytest.raises(BackendError, match="has no bf16; give float32"):
+        vlm.load(tiny_checkpoint, precision="bf16")
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_the_command_says_what_auto_took(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    monkeypatch.setattr(loading, "is_half_faster", lambda: (faster, "the reason"))
+    photo = Path(__file__).parents[1] / "assets" / "examples" / "dog.jpg"
+    command = ["caption", str(photo), "--model", str(tiny_checkpoint), "--precision", "auto"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert f"precision {'bf16' if faster else 'float32'}: the reason" in result.stderr
+    assert "precision" not in result.stdout
