@@ -37,7 +37,9 @@ def changed(
 def main(
     model: Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")],
     photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Files.")],
-    precision: Annotated[Precision, typer.Option(help="What is held against float32.")],
+    precision: Annotated[
+        Precision, typer.Option(help="What is held against float32.")
+    ] = Precision.int8,
 ) -> None:
     """Print how many next tokens of greedy captions another precision than float32 changes."""
     try:

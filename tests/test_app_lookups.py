@@ -138,7 +138,8 @@ def test_slots_that_are_no_patches_are_hidden_in_the_photo(tab: Tab, tiny: Capti
     pooled = replace(tab.image, memory=memory)
     part = part_of(pooled, [0, 1, 2], False, tab.photo["file"]["path"])
     pixels = np.asarray(part.picture)
-    assert (pixels[: part.picture.height // 3 - 1] == pixels[0, 0]).all()
+    painted = pixels[: part.picture.height // 3 - 1].astype(int)
+    assert np.abs(painted - painted[0, 0]).max() <= 2  # made smaller since, so that edges are soft
     assert pixels[part.picture.height // 2 :].std() > 10
 
 

@@ -61,7 +61,7 @@ def test_every_file_that_is_named_exists(page):
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("command", ["make wheel", "make check", "make screenshot"])
+@pytest.mark.parametrize("command", ["make wheel", "make check", "make screenshots"])
 def test_other_make_targets_exist(command, checkout):
     assert run(f"{command} --dry-run", checkout).returncode == 0
 

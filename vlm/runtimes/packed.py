@@ -96,7 +96,7 @@ def packed(model: VisionLanguageModel, dtype: torch.dtype = torch.float32) -> Vi
         decoder = fused(decoder)
         if name == "decoder" and decoder.head is None:
             decoder.head = PackedLinear(decoder.token_embedding.weight, None)
-        head = decoder.head
+        head = getattr(decoder, "head", None)  # a reader of Florence-2 writes no words
         decoder = _packed_children(decoder, dtype)
         if isinstance(head, nn.Linear):
             decoder.head = PackedLinear(head.weight, head.bias)
