@@ -143,7 +143,8 @@ def app_address(trusted_checkpoint: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
+# Of a module: while Playwright runs, nothing else of its process may run a loop of asyncio.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     from app_server import browsing
 

@@ -234,8 +234,9 @@ def test_inside_are_scores_weights_and_contributions_with_their_numbers(
     seen.locator(".caption button").first.click()
     seen.get_by_role("button", name="Inside").click()
     panel = seen.locator("#vlm-panel-inside")
-    panel.locator(".layer").select_option(value="1")
-    panel.locator(".head").select_option(value="2")
+    # By place: a list's values count from 0 and its labels from 1, and a text may stand for either.
+    panel.locator(".layer").select_option(index=1)
+    panel.locator(".head").select_option(index=2)
     expect(panel.locator(".lead")).to_contain_text(
         "Layer 2, head 3", ignore_case=True, timeout=PATIENCE
     )
