@@ -78,7 +78,11 @@ def test_survives_json():
         ("decoder.alignment_heads", [[9, 0]], "layer 9, head 0, which is not there"),
         ("decoder.alignment_heads", [[0, 8]], "layer 0, head 8, which is not there"),
         ("tasks", "captioning", "tasks must be a list, not 'captioning'"),
-        ("tasks", ["captioning"], r"tasks\[0\] must be one of caption, vqa, locate, not 'captioning'"),
+        (
+            "tasks",
+            ["captioning"],
+            r"tasks\[0\] must be one of caption, vqa, locate, not 'captioning'",
+        ),
         ("tasks", [], "tasks must be at least one task"),
         ("tasks", ["vqa", "vqa"], "tasks must be at least one task, each once"),
         ("text.end", None, "text.end must be text, not None"),
