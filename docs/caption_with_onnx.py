@@ -24,7 +24,8 @@ def caption(folder: Path, photo: str) -> str:
     step = onnxruntime.InferenceSession(folder / "step.onnx")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-    keys, values, mask = encoder.run(None, {"pixels": pixels(photo, config)})
+    keys, values, mask, *sure = encoder.run(None, {"pixels": pixels(photo, config)})
+    names = [name[name >= 0].tolist() for name in sure[0]] if sure else []
     layers, heads, width = config["cache"]
     past_keys = past_values = np.zeros((layers, 1, heads, 0, width), np.float32)
     prompt, said = list(config["caption"]), []
@@ -38,11 +39,22 @@ def caption(folder: Path, photo: str) -> str:
             continue
         if not said:
             logits[0, config["end"]] = -np.inf  # no words at all are no caption
+        sure_next = {following(said, name) for name in names if name} - {None}
+        logits[0, list(sure_next)] += config["nudge"]
         chosen = int(logits[0].argmax())
         if chosen == config["end"]:
             break
         said.append(chosen)
     return tokenizer.decode(said).strip()
+
+
+def following(said: list[int], name: list[int]) -> int | None:
+    """The token of a name, of what is surely in the picture, that goes on with a text; None where it is said."""
+    for start in range(len(said)):
+        if said[start : start + len(name)] == name:
+            return None
+    kept = next(n for n in range(len(name) - 1, -1, -1) if said[len(said) - n :] == name[:n])
+    return name[kept]
 
 
 def pixels(photo: str, config: dict) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlm.errors import UserError, how_to_install
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
+from vlm.model.tags import NO_TOKEN
 from vlm.tokenizer import Tokenizer
 
 OPSET = 18
@@ -22,18 +23,28 @@ class ExportError(UserError):
 
 
 class _Encoder(nn.Module):
-    """Pixels `(1, 3, H, W)` to cross keys and values `(L, 1, heads, S, D / heads)` and the real slots `(1, S)`."""
+    """Pixels `(1, 3, H, W)` to cross keys and values `(L, 1, heads, S, D / heads)` and the real slots `(1, S)`.
+
+    With tags also to the tokens of the sure ones, `(top, length)`, NO_TOKEN in what is left over.
+    """
 
     def __init__(self, model: VisionLanguageModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        memory: Memory = self.model.encode(pixels)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        patches, grid = self.model.vision(pixels)
+        memory: Memory = self.model.remember(patches, grid)
         layers = self.model.project(memory).layers
         keys, values = (torch.stack(kind) for kind in zip(*layers))
         # A trace takes the places of patches, which are constants, for doubles; by way of them it writes the cast.
-        return keys.double().float(), values.double().float(), memory.real
+        projected = keys.double().float(), values.double().float(), memory.real
+        tagger = self.model.tagger
+        if tagger is None:
+            return projected
+        tags = tagger.classify(patches)
+        sure = tags.probabilities[0, :, None] >= tagger.config.sure  # (top, 1)
+        return *projected, tagger.tokens[tags.names[0]].where(sure, NO_TOKEN)
 
 
 class _Step(nn.Module):
@@ -82,8 +93,8 @@ def export(model: VisionLanguageModel, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     pixels = torch.zeros(1, 3, *model.config.vision.preprocess.size)
     encoder, step = _Encoder(model).eval(), _Step(model).eval()
-    keys, values, mask = encoder(pixels)
-    config = model.config.decoder
+    keys, values, mask, *_ = encoder(pixels)
+    config, tags = model.config.decoder, model.config.tags
     # Two rows and three tokens of a past, so that no size is taken for a constant.
     past = torch.zeros(
         config.sublayers.count("s"), 2, config.heads, 3, config.width // config.heads
@@ -97,7 +108,7 @@ def export(model: VisionLanguageModel, tokenizer: Tokenizer, out: Path) -> None:
             (pixels,),
             str(out / "encoder.onnx"),
             input_names=["pixels"],
-            output_names=["keys", "values", "mask"],
+            output_names=["keys", "values", "mask", *([] if tags is None else ["sure"])],
             opset_version=OPSET,
             dynamo=False,
         )
@@ -134,6 +145,7 @@ def export(model: VisionLanguageModel, tokenizer: Tokenizer, out: Path) -> None:
         "question": tokenizer.question,
         "answer": tokenizer.answer,
         "end": tokenizer.end,
+        "nudge": 0.0 if tags is None else tags.nudge,
         "cache": [past.shape[0], config.heads, past.shape[4]],
         "licence": model.config.licence,
     }
