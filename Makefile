@@ -6,7 +6,8 @@ app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
 
 test: check browser proxies exiftool  ## everything that CI runs
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
+	folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && \
+	  HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --basetemp=$$folder/tests
 
 check: .venv/test  ## lint, format and types
 	.venv/bin/ruff check .

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vlm.model.documents import passage_ids
 from vlm.model.model import IGNORE_INDEX
 from vlm.prompts import QuestionError, caption_prompt, question_prompt, text_ids
 from vlm.tokenizer import Tokenizer
 
+from ..data.invented_facts import Sheet
 from ..data.records import Record
 from ..recipe.sources import Group
 from .inputs import Inputs
@@ -55,6 +57,7 @@ class Batch:
 
     `images` are patches `(B, N, D)` of `grid`, or pixels `(B, 3, H, W)` where `grid` is None. `told` `(B,)` has the
     number of the name that an image's tags tell in place of its own, or `NOTHING_TOLD`; None stands for that of all.
+    `passages` `(B, N, T)` are the tokens of what stands in documents beside each image; see `vlm/model/documents.py`.
     """
 
     keys: tuple[str, ...]
@@ -62,6 +65,7 @@ class Batch:
     grid: tuple[int, int] | None
     chunks: tuple[Rows, ...]
     told: Tensor | None = None
+    passages: Tensor | None = None
 
     @property
     def targets(self) -> int:
@@ -72,7 +76,8 @@ class Batch:
         chunks = tuple(rows.to(device) for rows in self.chunks)
         images = self.images.to(device)
         told = None if self.told is None else self.told.to(device)
-        return replace(self, images=images, chunks=chunks, told=told)
+        passages = None if self.passages is None else self.passages.to(device)
+        return replace(self, images=images, chunks=chunks, told=told, passages=passages)
 
 
 def examples(
@@ -92,6 +97,17 @@ def examples(
             pairs.append((record, answer))
     rows = (example(record, text, tokenizer, max_length) for record, text in pairs)
     return [row for row in rows if row is not None]
+
+
+def asked_of(
+    sheet: Sheet, tokenizer: Tokenizer, max_length: int, most: int
+) -> tuple[list[Example], list[list[int]]]:
+    """The rows of what is asked about documents, and their passages as ids, of at most `most` tokens each."""
+    rows = []
+    for asked in sheet.asked:
+        prompt = question_prompt(tokenizer, asked.question, max_length).ids
+        rows.append(Example(prompt, (*text_ids(tokenizer, asked.answer), tokenizer.end)))
+    return rows, [tokenizer.encode(text)[:most] for text in sheet.passages]
 
 
 def example(record: Record, text: str, tokenizer: Tokenizer, max_length: int) -> Example | None:
@@ -128,11 +144,13 @@ def make_batch(
     inputs: Inputs,
     pad: int,
     told: Sequence[int] = (),
+    passages: Sequence[Sequence[Sequence[int]]] = (),
 ) -> Batch:
     """A batch of what `inputs` loaded and each image's rows; without any image it is one blank image."""
     stacked = torch.stack(list(images) or [inputs.blank])
     names = torch.tensor(told) if told else None
-    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad), names)
+    beside = passage_ids(passages) if passages else None
+    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad), names, beside)
 
 
 def collate(rows: Sequence[Sequence[Example]], pad: int) -> tuple[Rows, ...]:

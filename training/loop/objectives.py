@@ -95,6 +95,10 @@ class Likelihood(nn.Module):
         if self.training and self.hide_patches:
             memory = without_patches(memory, self.hide_patches)
         projected = self.model.decoder.project(memory)
+        if batch.passages is not None:
+            documents, words = self.model.documents, self.model.decoder.token_embedding
+            assert documents is not None
+            projected = replace(projected, grounding=documents(memory, batch.passages, words)[1])
         if self.recompute:
             sums = [checkpoint(self._sum, projected, c, use_reentrant=False) for c in batch.chunks]
         else:

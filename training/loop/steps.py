@@ -11,11 +11,12 @@ from torch.utils.data import Dataset
 
 from vlm.tokenizer import Tokenizer
 
+from ..data.invented_facts import sheet
 from ..data.mixing import attempt, epoch_order
 from ..data.report import Broken
 from ..recipe.recipe import Recipe
 from ..recipe.sources import Group
-from .examples import NOTHING_TOLD, Batch, examples, make_batch
+from .examples import NOTHING_TOLD, Batch, asked_of, examples, make_batch
 from .inputs import Inputs
 from .told_names import told
 
@@ -71,6 +72,8 @@ class EpochSteps(Dataset[Part]):
 
     def _batch(self, places: Sequence[int], broken: list[tuple[int, Broken]]) -> Batch:
         keys, images, rows, names = [], [], [], []
+        passages: list[list[list[int]]] = []
+        documents = self.recipe.documents
         for place in places:
             source, index = self.order[place]
             group = self.sources[source][index]
@@ -79,7 +82,12 @@ class EpochSteps(Dataset[Part]):
             if share and generator.random() < share and (renamed := told(group, generator)):
                 record, name = renamed
                 taught = replace(group, records=(record,))
-            drawn = examples(taught, self.tokenizer, self.max_length, generator)
+            beside: list[list[int]] = []
+            if documents is None:
+                drawn = examples(taught, self.tokenizer, self.max_length, generator)
+            else:
+                about = sheet(group.records, generator, documents.passages, documents.questions)
+                drawn, beside = asked_of(about, self.tokenizer, self.max_length, documents.length)
             load = partial(self.inputs.load, generator=generator)
             image = attempt(load, group, group.image)
             if isinstance(image, Broken):
@@ -89,7 +97,9 @@ class EpochSteps(Dataset[Part]):
             images.append(image)
             rows.append(drawn)
             names.append(name)
-        return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad, names)
+            passages.append(beside)
+        beside_all = passages if documents is not None else ()
+        return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad, names, beside_all)
 
 
 def steps_of_epochs(sources: Sequence[Sequence[Group]], recipe: Recipe) -> list[int]:

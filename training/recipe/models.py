@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-from vlm.model.config import CalibrationConfig, DecoderConfig, ModelConfig, VisionConfig
+from vlm.model.config import (
+    CalibrationConfig,
+    DecoderConfig,
+    DocumentsConfig,
+    ModelConfig,
+    VisionConfig,
+)
+from vlm.model.documents import start_documents
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder, default_preprocess, probe
 from vlm.prompts import clean_text
@@ -47,10 +54,11 @@ def start_model(
             start.config,
             decoder=replace(own, dropout=recipe.dropout, alignment_heads=heads),
             licence=recipe.licence or start.config.licence,
-            # What was fitted to the start is not true of what is learnt from it.
-            calibration=CalibrationConfig(),
-            verdict=None,
         )
+        if recipe.documents is not None:
+            return with_documents(start, config), tokenizer
+        # What was fitted to the start is not true of what is learnt from it.
+        config = replace(config, calibration=CalibrationConfig(), verdict=None)
         start.likeness = None
         if recipe.tags is None or start.tagger is not None:
             model = VisionLanguageModel(config)
@@ -61,6 +69,17 @@ def start_model(
             model.load_state_dict({**model.state_dict(), **start.state_dict()})
         return model, tokenizer
     return new_model(recipe, texts, tokenizer_file)
+
+
+def with_documents(start: VisionLanguageModel, config: ModelConfig) -> VisionLanguageModel:
+    """The model of a checkpoint with layers for passages, new ones where it has none."""
+    new = config.documents is None
+    model = VisionLanguageModel(replace(config, documents=config.documents or DocumentsConfig()))
+    model.load_state_dict({**model.state_dict(), **start.state_dict()})
+    if new:
+        assert model.documents is not None
+        start_documents(model.documents, model.decoder.token_embedding)
+    return model
 
 
 def new_model(

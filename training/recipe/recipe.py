@@ -116,6 +116,7 @@ class LearningRates:
     vision: NonNegative = 0.0
     adapter: NonNegative = 6e-4
     decoder: NonNegative = 6e-4
+    documents: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)
@@ -204,6 +205,21 @@ class MapLoss:
 
 
 @dataclass(frozen=True)
+class InventedDocuments:
+    """Beside every image stand up to `passages` passages of invented facts, and up to `questions` are asked.
+
+    A passage has at most `length` tokens; what is longer is cut.
+    """
+
+    passages: Count = 8
+    questions: Count = 8
+    length: Count = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self, RecipeError)
+
+
+@dataclass(frozen=True)
 class Validation:
     """Every `every` epochs on dev. The weights with the best `metric` are kept; "last" keeps the newest.
 
@@ -259,7 +275,8 @@ class Recipe:
     (learning without forgetting, Li and Hoiem 2016). `hide_patches` is the share of images of which only the tags are
     shown, and `tell_names` that of captioned images whose tags tell another name for a thing, which their caption then
     uses (`training/loop/told_names.py`), so that words of tags are copied. With `maps` attention learns from what
-    hiding patches does, too.
+    hiding patches does, too. With `documents` nothing but the use of passages is learnt, for which a checkpoint `init`
+    without them gets new layers (`training/data/invented_facts.py`, `vlm/model/documents.py`).
     """
 
     sources: Annotated[tuple[Source, ...], _SOURCES]
@@ -269,6 +286,7 @@ class Recipe:
     objective: Literal["cross_entropy", "scst"] = "cross_entropy"
     scst: SelfCritical = field(default_factory=SelfCritical)
     maps: MapLoss | None = None
+    documents: InventedDocuments | None = None
     optimiser: Optimiser = field(default_factory=Optimiser)
     augment: Augment = field(default_factory=Augment)
     dropout: Share = 0.1
@@ -313,6 +331,20 @@ class Recipe:
             )
         if self.start_share and self.init is None:
             raise RecipeError("start_share must be 0 for a model that starts without init")
+        rates = self.optimiser.learning_rate
+        if self.documents is not None and (
+            self.init is None
+            or not rates.documents
+            or rates.vision
+            or rates.adapter
+            or rates.decoder
+        ):
+            raise RecipeError(
+                "documents need an init and a learning rate of theirs alone: optimiser.learning_rate of vision, "
+                "adapter and decoder 0"
+            )
+        if self.documents is None and rates.documents:
+            raise RecipeError("optimiser.learning_rate.documents must be 0 without documents")
         if self.keep_classes and not self.optimiser.learning_rate.vision:
             raise RecipeError("keep_classes must be 0 for an encoder that does not learn")
         if self.blind and self.optimiser.learning_rate.vision:

@@ -172,6 +172,24 @@ class TagsConfig:
 
 
 @dataclass(frozen=True)
+class DocumentsConfig:
+    """What passages of documents are read by, and the layers behind the decoder that attend to them.
+
+    The reader has `depth` layers and the decoder `layers` more, of the decoder's width and heads, with MLPs of
+    `mlp_ratio` times the width. Up to `most` passages of `length` tokens each are read at once.
+    """
+
+    depth: Count = 2
+    layers: Count = 2
+    mlp_ratio: Positive = 1.0
+    length: Count = 64
+    most: Count = 8
+
+    def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
+
+
+@dataclass(frozen=True)
 class CalibrationConfig:
     """What the decoder's logits are divided by where probabilities are told: temperatures of answers and captions.
 
@@ -214,7 +232,8 @@ class ModelConfig:
 
     By default a question is a prompt, which the answer continues, and the decoder attends to the image. With a
     `reader`, the reader attends to the image as it reads the question, and the decoder to what the reader made of it.
-    With `tags`, words for what the image shows are in the memory beside its patches. `mean_patches` is how many patches
+    With `tags`, words for what the image shows are in the memory beside its patches, and with `documents` passages can
+    be. `mean_patches` is how many patches
     the weights hold of a mean image, which stands in where no image is shown; with 0 they hold none. With a `verdict`
     the model says how far to trust its texts.
     """
@@ -225,6 +244,7 @@ class ModelConfig:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     reader: DecoderConfig | None = None
     tags: TagsConfig | None = None
+    documents: DocumentsConfig | None = None
     mean_patches: Natural = 0
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     verdict: VerdictConfig | None = None
@@ -246,6 +266,10 @@ class ModelConfig:
         if self.tags is not None and self.reader is not None:
             raise ConfigError(
                 "tags are words for a decoder that attends to the image; leave them out beside a reader"
+            )
+        if self.documents is not None and self.reader is not None:
+            raise ConfigError(
+                "documents are for a decoder that attends to the image; leave them out beside a reader"
             )
         if "vqa" in self.tasks and not (self.text.question and self.text.answer):
             raise ConfigError("text.question and text.answer begin and end a question of tasks vqa")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm.model.attention import Attention, KeyValue, causal_mask
-from vlm.model.config import Activation, DecoderConfig
+from vlm.model.config import DecoderConfig
+from vlm.model.documents import Grounding
 from vlm.model.memory import Memory
+from vlm.model.sublayers import Sublayer, activation, initialise
 
 Cache = tuple[KeyValue, ...]
 """Keys and values of the tokens so far, one entry a self-attention sublayer, each `(R, H, T, D / H)`."""
@@ -24,12 +26,14 @@ Cache = tuple[KeyValue, ...]
 class Projected:
     """A memory's keys and values for each cross-attention sublayer, made once an image.
 
-    For a joint reader, which has no such layers, it is the memory's `tokens` as they are; see `JointReader`.
+    For a joint reader, which has no such layers, it is the memory's `tokens` as they are; see `JointReader`. Beside
+    passages `grounding` is what the layers behind the decoder attend to: these slots, and those of the passages.
     """
 
     layers: Cache
     mask: Tensor | None  # (B, S), True where a slot is real
     tokens: Tensor | None = None  # (B, S, D)
+    grounding: Grounding | None = None
 
     @property
     def images(self) -> int:
@@ -50,17 +54,20 @@ class Projected:
         """The projection of some images of the batch."""
         # index_select, whose gradient adds whole rows; that of indexing adds number by number.
         mask = None if self.mask is None else self.mask[rows]
-        return self.map(lambda x: x.index_select(0, rows), mask)
+        chosen = self.map(lambda x: x.index_select(0, rows), mask)
+        return replace(chosen, grounding=self.grounding and self.grounding.select(rows))
 
     def showing(self, shown: Tensor) -> Projected:
-        """One image's projection with the slots `shown` `(N, S)` alone, N times as views."""
-        return self.map(lambda x: x.expand(len(shown), *x.shape[1:]), shown)
+        """One image's projection with the slots `shown` `(N, S)` alone, N times as views; passages' come last."""
+        own = shown[:, : self._first.shape[-2]]
+        all_alike = self.map(lambda x: x.expand(len(shown), *x.shape[1:]), own)
+        return replace(all_alike, grounding=self.grounding and self.grounding.showing(shown))
 
     @staticmethod
     def stack(parts: Sequence[Projected]) -> Projected:
         """Several projections as one batch; shorter memories are padded, and the padding masked.
 
-        One alone stays the view that it is.
+        One alone stays the view that it is. Raises ValueError where some have passages and others none.
         """
         if len(parts) == 1:
             return parts[0]
@@ -76,10 +83,14 @@ class Projected:
         )
         tokens = [part.tokens for part in parts if part.tokens is not None]
         stacked = joined(tokens) if tokens else None
+        groundings = [part.grounding for part in parts if part.grounding is not None]
+        if groundings and len(groundings) < len(parts):
+            raise ValueError("images with passages and images without do not make one batch")
+        grounding = Grounding.stack(groundings) if groundings else None
         if all(part.mask is None and size == longest for part, size in zip(parts, sizes)):
-            return Projected(layers, None, stacked)
+            return Projected(layers, None, stacked, grounding)
         masks = [_real(part, size, longest) for part, size in zip(parts, sizes)]
-        return Projected(layers, torch.cat(masks), stacked)
+        return Projected(layers, torch.cat(masks), stacked, grounding)
 
 
 def _real(part: Projected, size: int, longest: int) -> Tensor:
@@ -103,55 +114,6 @@ class Decoded:
     cross_attention: tuple[Tensor, ...] = ()
 
 
-class Sublayer(nn.Module):
-    """Self-attention (`s`), cross-attention (`c`) or MLP (`m`), with its norm and residual."""
-
-    def __init__(self, kind: str, config: DecoderConfig) -> None:
-        super().__init__()
-        self.kind = kind
-        self.prenorm = config.prenorm
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-        source_width = config.memory_width if kind == "c" else config.width
-        self.memory_norm: nn.Module = nn.Identity()
-        if kind == "c" and config.memory_norm:
-            self.memory_norm = nn.LayerNorm(config.memory_width, eps=config.norm_eps)
-        self.body: Attention | MLP = (
-            MLP(config) if kind == "m" else Attention(config.width, config.heads, source_width)
-        )
-
-    def forward(
-        self,
-        x: Tensor,
-        memory: KeyValue | None = None,
-        past: KeyValue | None = None,
-        mask: Tensor | None = None,
-        explicit: bool = False,
-    ) -> tuple[Tensor, KeyValue | None, Tensor | None]:
-        """`x` `(R, T, D)` and what the body adds; of attention also what `Attention` gives beside it."""
-        change, key_value, probabilities = self.norm(x) if self.prenorm else x, None, None
-        if self.kind == "m":
-            change = self.body(change)
-        else:
-            change, key_value, probabilities = self.body(change, memory, past, mask, explicit)
-        x = x + self.dropout(change)
-        return x if self.prenorm else self.norm(x), key_value, probabilities
-
-
-class MLP(nn.Module):
-    """Two linear layers with an activation between."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        hidden = round(config.width * config.mlp_ratio)
-        self.up = nn.Linear(config.width, hidden)
-        self.activation = _activation(config.activation)
-        self.down = nn.Linear(hidden, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))
-
-
 class Decoder(nn.Module):
     """A transformer that cross-attends to a memory."""
 
@@ -168,12 +130,12 @@ class Decoder(nn.Module):
         self.head_transform: nn.Module = nn.Identity()
         if config.head_transform:
             dense = nn.Linear(config.width, config.width)
-            self.head_transform = nn.Sequential(dense, _activation(config.activation), norm())
+            self.head_transform = nn.Sequential(dense, activation(config.activation), norm())
         self.head: nn.Module | None = None
         if not config.tied:
             self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
-        self.apply(partial(_initialise, depth=len(self.sublayers)))
+        self.apply(partial(initialise, depth=len(self.sublayers)))
 
     @property
     def device(self) -> torch.device:
@@ -205,8 +167,18 @@ class Decoder(nn.Module):
         """
         positions, self_mask = place(self.config, ids, cache, valid)
         cross_mask = None if projected.mask is None else projected.mask[:, None, None, :]
-        cross_layers = projected.layers
-        return self.run(ids, positions, cross_layers, cache or (), self_mask, cross_mask, explicit)
+        cross_layers, grounding = projected.layers, projected.grounding
+        if grounding is None:
+            return self.run(
+                ids, positions, cross_layers, cache or (), self_mask, cross_mask, explicit
+            )
+        own = self.config.sublayers.count("s")
+        before, behind = (cache[:own], cache[own:]) if cache else ((), ())
+        run = self.run(ids, positions, cross_layers, before, self_mask, cross_mask, explicit)
+        hidden, grown, looked = grounding.apart(run.hidden, grounding, behind, self_mask, explicit)
+        more = grounding.mask.shape[1] - projected._first.shape[-2]  # slots that these layers lack
+        padded = tuple(F.pad(attention, (0, more)) for attention in run.cross_attention)
+        return Decoded(hidden, run.cache + grown, padded + looked)
 
     def run(
         self,
@@ -276,31 +248,3 @@ def place(
     # Padding looks at itself, so that its softmax is over something.
     itself = F.pad(torch.eye(length, dtype=torch.bool, device=ids.device), (past, 0))
     return positions, ((seen & valid[:, None, :]) | itself)[:, None]
-
-
-def _activation(name: Activation) -> nn.Module:
-    if name == "gelu_tanh":
-        return nn.GELU(approximate="tanh")
-    if name == "quick_gelu":
-        return QuickGELU()
-    if name == "relu":
-        return nn.ReLU()
-    return nn.GELU()
-
-
-class QuickGELU(nn.Module):
-    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-def _initialise(module: nn.Module, depth: int) -> None:
-    """GPT-2's: normal weights of 0.02, residual outputs scaled down by the number of sublayers."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-    residual = {Attention: "out", MLP: "down"}.get(type(module))
-    if residual is not None:
-        nn.init.normal_(getattr(module, residual).weight, std=0.02 / depth**0.5)

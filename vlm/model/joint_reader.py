@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from vlm.model.config import DecoderConfig
-from vlm.model.decoder import Projected, Sublayer
+from vlm.model.decoder import Projected
 from vlm.model.memory import Memory, Segment
+from vlm.model.sublayers import Sublayer
 
 
 @dataclass(frozen=True)

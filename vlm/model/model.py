@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vlm.model.attention import Attention
 from vlm.model.config import ConfigError, ModelConfig
 from vlm.model.decoder import Decoder, Projected
+from vlm.model.documents import Documents
 from vlm.model.joint_reader import JointReader
 from vlm.model.likeness import PhotoLikeness
 from vlm.model.memory import Memory, Segment, grid_positions, image_memory
@@ -128,6 +129,9 @@ class VisionLanguageModel(nn.Module):
             if (tags := config.tags) is not None:
                 width, dropout = config.decoder.width, config.decoder.dropout
                 self.tagger = Tagger(tags, self.vision.width, width, memory_width, dropout)
+            self.documents = None
+            if config.documents is not None:
+                self.documents = Documents(config.documents, config.decoder)
             mean = None
             if config.mean_patches:  # (N, D)
                 width = self.vision.width + 4 * self.vision.detail_width

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vlm.model.attention import Attention, KeyValue, attend, joined, split_heads
-from vlm.model.decoder import Decoder, Sublayer
+from vlm.model.decoder import Decoder
 from vlm.model.joint_reader import JointReader
+from vlm.model.sublayers import Sublayer
 
 M = TypeVar("M", bound=nn.Module)
 

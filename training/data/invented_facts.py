@@ -1,0 +1,384 @@
+"""Passages of invented facts about things of a photo and other things, and questions about them.
+
+No fact is true of anything, so none can be known by heart: names are made of syllables, numbers are drawn. A question
+needs the passages alone, the photo alone, both (what "the animal in the picture" is called, where passages name several
+animals), or neither has its answer, which is then `NOT_THERE`. A passage may also say that the photo shows something
+else; then the answer names both. Facts of `held_out` sheets are about other names and numbers than all the rest.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from . import lexicon
+from .records import Record
+from .synthetic import read_scene
+
+NOT_THERE = "not in the documents"
+
+Fact = tuple[str, str, str]
+"""A thing, a relation, and what is said of it."""
+
+Kind = str
+"""What a question needs: "passage", "both", "image", "neither" or "contradiction"."""
+
+KINDS: dict[Kind, float] = {
+    "passage": 0.25,
+    "both": 0.25,
+    "image": 0.15,
+    "neither": 0.2,
+    "contradiction": 0.15,
+}
+CATEGORIES: dict[str, dict[str, str]] = {
+    "animal": lexicon.ANIMALS,
+    "vehicle": lexicon.VEHICLES,
+    "person": {name: "" for name in lexicon.PEOPLE if name != "person"},
+    "thing": lexicon.THINGS,
+}
+NOUNS = sorted(name for members in CATEGORIES.values() for name in members)
+HELD_OUT = 5  # one of this many names and numbers
+
+_ONSETS = tuple(
+    "b br c ch d dr f fl g gr h j k l m n p pr qu r s sh st t tr v w y z".split()  # noqa: SIM905
+)
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "oo", "ou")
+_CODAS = ("", "", "l", "n", "r", "s", "t", "m", "ck", "x", "nd")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its answer, what it needs, and the passage that has the answer, by its place, or None."""
+
+    question: str
+    answer: str
+    kind: Kind
+    passage: int | None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What stands in the documents beside one image, and what is asked."""
+
+    passages: tuple[str, ...]
+    asked: tuple[Asked, ...]
+
+
+@dataclass(frozen=True)
+class _Relation:
+    """How a fact is said and asked for; `{n}` is the thing and `{v}` what is said of it."""
+
+    says: tuple[str, ...]
+    asks: tuple[str, ...]
+    value: Callable[[random.Random], str]
+
+
+def _word(generator: random.Random) -> str:
+    return "".join(
+        generator.choice(_ONSETS) + generator.choice(_VOWELS) + generator.choice(_CODAS)
+        for _ in range(generator.choice((1, 2, 2, 2, 3)))
+    ).capitalize()
+
+
+def _person(generator: random.Random) -> str:
+    first, last = _word(generator), _word(generator)
+    return generator.choice((f"{first} {last}", f"{first} {last}", f"Mrs {last}", f"Dr {last}"))
+
+
+def _year(generator: random.Random) -> str:
+    return str(generator.randint(1700, 2030))
+
+
+def _amount(units: str) -> Callable[[random.Random], str]:
+    def value(generator: random.Random) -> str:
+        number = generator.choice((generator.randint(2, 99), generator.randint(100, 9999)))
+        return f"{number} {generator.choice(units.split())}"
+
+    return value
+
+
+def _code(generator: random.Random) -> str:
+    letters = "".join(generator.choice("ABCDEFGHKLMNPRSTVWXZ") for _ in range(2))
+    return f"{letters}{generator.randint(10, 999)}"
+
+
+def _day(generator: random.Random) -> str:
+    months = "January February March April May June July August September October November December"
+    return f"{generator.randint(1, 28)} {generator.choice(months.split())}"
+
+
+RELATIONS = {
+    "name": _Relation(
+        (
+            "The {n} is called {v}.",
+            "The name of the {n} is {v}.",
+            "Everyone calls the {n} {v}.",
+            "{v} is the {n}'s name.",
+            "They named the {n} {v}.",
+        ),
+        ("What is the {n} called?", "What is the name of the {n}?", "What is the {n}'s name?"),
+        _word,
+    ),
+    "owner": _Relation(
+        (
+            "The {n} belongs to {v}.",
+            "{v} owns the {n}.",
+            "The owner of the {n} is {v}.",
+            "The {n} is the property of {v}.",
+        ),
+        ("Who owns the {n}?", "Whose {n} is this?", "Who does the {n} belong to?"),
+        _person,
+    ),
+    "price": _Relation(
+        (
+            "The {n} costs {v}.",
+            "The price of the {n} is {v}.",
+            "One pays {v} for the {n}.",
+            "The {n} was bought for {v}.",
+        ),
+        (
+            "How much does the {n} cost?",
+            "What is the price of the {n}?",
+            "What did the {n} cost?",
+        ),
+        _amount("euros dollars crowns francs"),
+    ),
+    "weight": _Relation(
+        (
+            "The {n} weighs {v}.",
+            "The weight of the {n} is {v}.",
+            "On the scales the {n} shows {v}.",
+        ),
+        ("How much does the {n} weigh?", "How heavy is the {n}?", "What is the weight of the {n}?"),
+        _amount("kilograms pounds grams"),
+    ),
+    "year": _Relation(
+        (
+            "The {n} first came here in {v}.",
+            "In {v} the {n} arrived.",
+            "The {n} has been here since {v}.",
+        ),
+        ("When did the {n} come here?", "Since when is the {n} here?", "When did the {n} arrive?"),
+        _year,
+    ),
+    "place": _Relation(
+        (
+            "The {n} comes from {v}.",
+            "The {n} is from {v}.",
+            "{v} is where the {n} comes from.",
+            "The {n} was brought from {v}.",
+        ),
+        ("Where does the {n} come from?", "Where is the {n} from?"),
+        _word,
+    ),
+    "finder": _Relation(
+        ("{v} found the {n}.", "The {n} was found by {v}.", "It was {v} who found the {n}."),
+        ("Who found the {n}?", "By whom was the {n} found?"),
+        _person,
+    ),
+    "number": _Relation(
+        (
+            "The {n} has the number {v}.",
+            "The {n} is listed as {v}.",
+            "The code of the {n} is {v}.",
+            "{v} is the number of the {n}.",
+        ),
+        ("What is the number of the {n}?", "Which number does the {n} have?"),
+        _code,
+    ),
+    "day": _Relation(
+        (
+            "The {n} is shown on {v}.",
+            "On {v} the {n} can be seen.",
+            "The day of the {n} is {v}.",
+        ),
+        ("When is the {n} shown?", "On which day is the {n} shown?", "What is the day of the {n}?"),
+        _day,
+    ),
+    "friend": _Relation(
+        (
+            "The {n} is looked after by {v}.",
+            "{v} takes care of the {n}.",
+            "The keeper of the {n} is {v}.",
+        ),
+        ("Who takes care of the {n}?", "Who looks after the {n}?", "Who is the keeper of the {n}?"),
+        _person,
+    ),
+}
+_FILLERS = (
+    "The list was made last week.",
+    "Please do not touch anything.",
+    "More can be read in the next chapter.",
+    "The weather was good that day.",
+    "All of this was written down by hand.",
+    "Visitors often ask about it.",
+    "There is a small shop near the door.",
+    "It rained for most of the morning.",
+    "The road was closed until noon.",
+    "A letter about this was sent in May.",
+)
+_CLAIMS = ("The photo shows a {n}.", "In the picture there is a {n}.", "This is a photo of a {n}.")
+_WHAT = {
+    "animal": ("What animal is in the picture?", "Which animal is this?"),
+    "vehicle": ("What vehicle is in the picture?", "What kind of vehicle is this?"),
+}
+
+
+def value_of(relation: str, generator: random.Random, held_out: bool) -> str:
+    """What a fact says: one of those that are held out, or one of the others."""
+    while True:
+        value = RELATIONS[relation].value(generator)
+        if (zlib.crc32(value.encode()) % HELD_OUT == 0) is held_out:
+            return value
+
+
+def things_of(records: Sequence[Record]) -> dict[str, set[str]]:
+    """What captions of one image name, by category."""
+    named: set[str] = set()
+    for record in records:
+        if record.question is None:
+            for _, mentions in read_scene(record).captions:
+                named |= {mention.name for mention in mentions}
+    return {category: named & members.keys() for category, members in CATEGORIES.items()}
+
+
+def sheet(
+    records: Sequence[Record],
+    generator: random.Random,
+    passages: int = 8,
+    questions: int = 6,
+    held_out: bool = False,
+    kinds: dict[Kind, float] | None = None,
+) -> Sheet:
+    """Passages beside the image of some records, and questions; fewer of these where a kind does not fit the image."""
+    there = things_of(records)
+    only = {category: next(iter(names)) for category, names in there.items() if len(names) == 1}
+    shown = {category: name for category, name in only.items() if category != "thing"}
+    facts: list[Fact] = []
+    used: set[tuple[str, str]] = set()
+
+    def add(thing: str, relation: str) -> None:
+        if (thing, relation) not in used:
+            used.add((thing, relation))
+            facts.append((thing, relation, value_of(relation, generator, held_out)))
+
+    claims: list[tuple[str, str]] = []  # category, what a passage says is there
+    can_deny = [category for category in shown if category in _WHAT]
+    if can_deny and generator.random() < 0.3:
+        category = generator.choice(can_deny)
+        others = [name for name in CATEGORIES[category] if name not in there[category]]
+        claims.append((category, generator.choice(others)))
+    if shown:
+        category, name = generator.choice(sorted(shown.items()))
+        relation = generator.choice(sorted(RELATIONS))
+        add(name, relation)
+        rivals = [other for other in CATEGORIES[category] if other not in there[category]]
+        for other in generator.sample(rivals, min(generator.randint(1, 3), len(rivals))):
+            add(other, relation)
+    size = generator.randint(max(1, passages // 2), passages) - len(claims)
+    while len(facts) < size * 4 // 3:
+        thing = generator.choice(
+            [*sorted(set().union(*there.values())), *generator.sample(NOUNS, 6)]
+        )
+        add(thing, generator.choice(sorted(RELATIONS)))
+    # Some passages hold two facts: what is asked for is to be found among other words.
+    together = [facts[:1], *([fact] for fact in facts[1:size])] if size else []
+    for fact in facts[size:]:
+        generator.choice(together).append(fact)
+    texts: list[tuple[str, Sequence[Fact]]] = [(_said(own, generator), own) for own in together]
+    texts += [(generator.choice(_CLAIMS).format(n=name), ()) for _, name in claims]
+    generator.shuffle(texts)
+    place = {fact: number for number, (_, own) in enumerate(texts) for fact in own}
+
+    asked: list[Asked] = []
+    weights = KINDS if kinds is None else kinds
+    for kind in generator.choices(list(weights), list(weights.values()), k=3 * questions):
+        made = _ask(kind, records, facts, place, claims, shown, generator)
+        if made is not None and made.question not in {other.question for other in asked}:
+            asked.append(made)
+        if len(asked) == questions:
+            break
+    return Sheet(tuple(text for text, _ in texts), tuple(asked))
+
+
+def _said(facts: Sequence[Fact], generator: random.Random) -> str:
+    parts = [
+        generator.choice(RELATIONS[relation].says).format(n=thing, v=value)
+        for thing, relation, value in facts
+    ]
+    for _ in range(generator.choice((0, 0, 0, 1, 1, 2))):
+        parts.insert(generator.randint(0, len(parts)), generator.choice(_FILLERS))
+    return " ".join(parts)
+
+
+def _ask(
+    kind: Kind,
+    records: Sequence[Record],
+    facts: Sequence[Fact],
+    place: dict[Fact, int],
+    claims: Sequence[tuple[str, str]],
+    shown: dict[str, str],
+    generator: random.Random,
+) -> Asked | None:
+    """One question of a kind, or None where there is none about this image."""
+    if kind == "image":
+        questions = [r for r in records if r.question is not None]
+        if not questions:
+            return None
+        record = generator.choice(questions)
+        claimed = {category for category, _ in claims}
+        assert record.question is not None
+        if any(category in record.question.lower() for category in claimed):
+            return None
+        answer = max(record.texts, key=list(record.texts).count)
+        return Asked(record.question, answer, kind, None)
+    if kind == "contradiction":
+        for category, claimed_name in claims:
+            answer = f"{shown[category]}, but the documents say {claimed_name}"
+            return Asked(generator.choice(_WHAT[category]), answer, kind, None)
+        return None
+    if kind == "neither":
+        known = {(thing, relation) for thing, relation, _ in facts}
+        if shown and generator.random() < 0.35:  # of what the photo shows there is no such fact
+            category, name = generator.choice(sorted(shown.items()))
+            relation = generator.choice([fact[1] for fact in facts])
+            if (name, relation) in known:
+                return None
+            return Asked(
+                _asks(relation, _in_photo(category, generator), generator), NOT_THERE, kind, None
+            )
+        # Often about a thing or of a kind that passages have, each with something else.
+        thing = generator.choice(facts)[0] if generator.random() < 0.6 else generator.choice(NOUNS)
+        relation = generator.choice(
+            [generator.choice(facts)[1], generator.choice(sorted(RELATIONS))]
+        )
+        if (thing, relation) in known:
+            return None
+        return Asked(_asks(relation, thing, generator), NOT_THERE, kind, None)
+    if kind == "both":
+        fitting = [
+            (fact, category)
+            for fact in facts
+            for category, name in shown.items()
+            if fact[0] == name
+        ]
+        if not fitting:
+            return None
+        fact, category = generator.choice(fitting)
+        thing = _in_photo(category, generator)
+        return Asked(_asks(fact[1], thing, generator), fact[2], kind, place[fact])
+    fact = generator.choice(list(facts))
+    return Asked(_asks(fact[1], fact[0], generator), fact[2], kind, place[fact])
+
+
+def _in_photo(category: str, generator: random.Random) -> str:
+    where = generator.choice((" in the picture", " in the photo", ""))
+    return category + where
+
+
+def _asks(relation: str, thing: str, generator: random.Random) -> str:
+    forms = RELATIONS[relation].asks
+    fitting = [form for form in forms if "in the" not in thing or form.endswith("{n}?")] or forms
+    return generator.choice(list(fitting)).format(n=thing)
