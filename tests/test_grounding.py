@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from training.evaluation.grounding.explainers import (
     less_the_mean,
     same_for_all,
 )
-from training.evaluation.grounding.grounding_tables import pointing_table
+from training.evaluation.grounding.grounding_tables import Table, pointing_table
 from training.evaluation.grounding.places import (
     Example,
     Named,
@@ -340,7 +341,8 @@ def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_check
     scenes += ["--measure", "captions", "--measure", "effects"]
     ran = CliRunner().invoke(app, [*arguments, *scenes, "--limit", "2", "--json"])
     assert ran.exit_code == 0, ran.output
-    table, composed, boxed, by_mean, by_blur, effects = json.loads(ran.stdout)
+    table, composed, boxed, by_mean, by_blur, effects = map(json.loads, ran.stdout.splitlines())
+    assert "entities: 1 of 5 measures" in ran.stderr
     assert len(effects["columns"]) == len(effects["rows"][0])
     assert [row[0] for row in by_mean["rows"]] == [row[0] for row in by_blur["rows"]]
     assert "2 words" in by_blur["note"]
@@ -350,13 +352,52 @@ def test_the_command_judges_every_method_and_baseline(flickr, stamps, tiny_check
     assert names[: len(BASELINES)] == list(BASELINES)
     assert "attention" in names
     assert "4 phrases in 2 photos" in table["note"]
-    card = flickr / "GROUNDING.md"
-    few = ["--limit", "1", "--method", "attention", "--card", str(card)]
+    few = ["--limit", "1", "--method", "attention"]
     printed = CliRunner().invoke(app, [*arguments, *few])
-    assert card.read_text().startswith("# Grounding card: tiny")
-    assert printed.stdout.strip() in card.read_text()
     assert "2 phrases in 1 photos" in printed.stdout
     assert "| attention |" in printed.stdout
+
+
+def test_each_table_is_told_and_in_the_card_before_the_next_is_measured(
+    flickr, tiny_checkpoint, monkeypatch
+):
+    """A run that breaks off has told what it measured, and the card keeps what other runs measured."""
+    table = Table("First", ("map",), (("attention",),), "**bold** in a note")
+    other = Table("Another", ("map",), (("value",),))
+
+    def breaks_off(asked):
+        yield table
+        raise DataError("the disk is gone")
+
+    measures = {"entities": breaks_off, "scenes": lambda asked: iter([other])}
+    monkeypatch.setattr("training.evaluation.grounding.measures.MEASURES", measures)
+    card = flickr / "GROUNDING.md"
+    start = [str(tiny_checkpoint), "--data", str(flickr), "--card", str(card), "--measure"]
+    assert CliRunner().invoke(app, [*start, "scenes"]).exit_code == 0
+    ran = CliRunner().invoke(app, [*start, "entities"])
+    assert ran.exit_code == 2
+    assert "the disk is gone" in ran.stderr
+    assert ran.stdout.strip() == table.markdown()
+    table = replace(table, rows=(("context",),))
+    CliRunner().invoke(app, [*start, "entities"])
+    text = card.read_text()
+    assert text.startswith("# Grounding card: tiny")
+    assert other.markdown() in text
+    assert table.markdown() in text
+    assert text.count("**First**") == 1
+    assert "| attention |" not in text
+    assert text.count("Measured on 20") == 2
+
+
+def test_a_file_that_is_no_grounding_card_is_left_alone(flickr, tiny_checkpoint):
+    card = flickr / "README.md"
+    card.write_text("# Model card")
+    ran = CliRunner().invoke(
+        app, [str(tiny_checkpoint), "--data", str(flickr), "--card", str(card)]
+    )
+    assert ran.exit_code == 2
+    assert "is no grounding card" in ran.stderr
+    assert card.read_text() == "# Model card"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from training.data.report import Report
 from training.evaluation.grounding.localised import (
     Classes,
     Reference,
-    best_level,
+    best_levels,
     box_of,
     f1,
     overlap,
@@ -119,5 +119,5 @@ def test_a_methods_level_is_the_best_for_its_own_maps(tiny, tmp_path):
         weights[1, 1] = 1.0
         return lambda image, ids, question=None: [weights] * 2
 
-    assert best_level(tiny, [example], stepped(0.3), Report()) == 0.2
-    assert best_level(tiny, [example], lambda *_: [noisy(0.4)] * 2, Report()) == 0.5
+    judged = {"stepped": stepped(0.3), "noisy": lambda *_: [noisy(0.4)] * 2}
+    assert best_levels(tiny, [example], judged, Report()) == {"stepped": 0.2, "noisy": 0.5}

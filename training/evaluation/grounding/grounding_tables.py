@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...data.records import DataError
 from ..metrics.statistics import Metric, bootstrap_interval, paired_difference
 from .curves import MATTERS, Curves, Side
 from .localised import MODES, Boxed, Reference, f1
@@ -41,20 +39,6 @@ class Table:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
-
-
-def write_card(file: Path, model: str, tables: Sequence[Table]) -> None:
-    """Write the grounding card of a model: what was measured of its maps. Raises DataError where that is impossible."""
-    parts = [
-        f"# Grounding card: {Path(model).name}",
-        "Where the model's maps lie, and what they are worth, as `vlm faithfulness` measured it; how it does so is in "
-        "docs/explanations.md. A figure in bold, or a baseline that is beaten, is more than noise.",
-        *(table.markdown() for table in tables),
-    ]
-    try:
-        file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"the card {file} cannot be written: {error.strerror}") from None
 
 
 def points(metric: Metric) -> str:

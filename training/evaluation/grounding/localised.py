@@ -171,24 +171,30 @@ def f1(photos: Sequence[tuple[Sequence[Boxed], Sequence[Reference]]], mode: Mode
     return Metric(counts.reshape(len(photos), -1), score)
 
 
-def best_level(
-    captioner: Captioner, examples: Iterable[Example], explain: Explainer, report: Report
-) -> float:
-    """The level at which a method's boxes are most often right for phrases that are typed in, of train photos."""
-    right = np.zeros(len(LEVELS))
+def best_levels(
+    captioner: Captioner,
+    examples: Iterable[Example],
+    explainers: Mapping[str, Explainer],
+    report: Report,
+) -> dict[str, float]:
+    """The level at which each method's boxes are most often right for phrases that are typed in, of train photos."""
+    right = {name: np.zeros(len(LEVELS)) for name in explainers}
     for _, image, own in encoded(captioner, examples, report):
         for example in own:
             ids = captioner.tokenizer.encode(example.text)
             ids = ids[: captioner.model.config.decoder.max_length - 1]
             words = [word.text for word in captioner.tokenizer.words(ids)]
-            maps = explain(image, ids, None)
-            for named in example.named:
-                positions = word_positions(captioner.tokenizer, named.words, words)
-                if positions:
-                    weights, wanted = maps[positions[-1]], around(named.place)
-                    boxes = [box_of(weights, level, seen(image)) for level in LEVELS]
-                    right += [overlap(box, wanted) > OVERLAP for box in boxes]
-    return LEVELS[int(right.argmax())]
+            wanted = [
+                (positions[-1], around(named.place))
+                for named in example.named
+                if (positions := word_positions(captioner.tokenizer, named.words, words))
+            ]
+            for name, explain in explainers.items():
+                maps = explain(image, ids, None)
+                for position, place in wanted:
+                    boxes = [box_of(maps[position], level, seen(image)) for level in LEVELS]
+                    right[name] += [overlap(box, place) > OVERLAP for box in boxes]
+    return {name: LEVELS[int(counts.argmax())] for name, counts in right.items()}
 
 
 def localise(
