@@ -116,7 +116,7 @@ def test_json_is_one_object_a_line(run, captioner, photos):
             assert word["logprob"] <= 0
             assert math.isclose(word["image_effect"], nats, abs_tol=1e-4)
         assert math.isclose(record["image_effect"], alone.image_effect.total, abs_tol=1e-3)
-        assert record["ms"].keys() == {"encode", "decode"}
+        assert record["ms"].keys() == {"read", "encode", "first", "decode"}
         assert all(isinstance(ms, float) and ms > 0 for ms in record["ms"].values())
 
 
@@ -296,7 +296,7 @@ def test_questions_are_answered_in_order_from_one_encoding(run, captioner, photo
         assert others == [other.text for other in answer.alternatives]
         assert all(a.keys() == {"answer", "confidence"} for a in record["alternatives"])
         assert all(w.keys() == {"text", "logprob", "image_effect"} for w in record["words"])
-        assert record["ms"].keys() == {"encode", "decode"}
+        assert record["ms"].keys() == {"read", "encode", "first", "decode"}
 
 
 def test_an_answer_says_how_sure_it_is_and_what_else_it_might_be(run, photos, monkeypatch):

@@ -115,9 +115,11 @@ class Answer:
     `score` is what captions are ranked by, the mean log-probability of a token by default; answers are ranked by
     `confidence`, in 0..1 the probability of the whole text, however tokens spell it. `alternatives` are the other
     candidates, best first. `finished` is False where the text was cut at its greatest length. `ms` are the
-    milliseconds spent on "encode" and "decode". A pickled Answer leaves its image behind, and then has no maps.
-    `logprobs` are those of `ids`, and of the end where it `finished`. `judgement` says how far to trust the text, and
-    why; it and the `verdict` are None where the checkpoint was never fitted to tell, as with those of other libraries.
+    milliseconds spent on "read" (the photo's file), "encode" and "decode", and of the last on the "first" token;
+    `batch` searches ran together, and each has its share of their time. A pickled Answer leaves its image behind, and
+    then has no maps. `logprobs` are those of `ids`, and of the end where it `finished`. `judgement` says how far to
+    trust the text, and why; it and the `verdict` are None where the checkpoint was never fitted to tell, as with those
+    of other libraries.
     `fields` are what a parser of documents read, as JSON has them; see `vlm.fields`. `places` are the boxes that a text
     names by location tokens.
     """
@@ -136,6 +138,7 @@ class Answer:
     judgement: Judgement | None = None
     fields: Any = None
     places: tuple[Place, ...] = ()
+    batch: int = 1
 
     @property
     def verdict(self) -> Verdict | None:

@@ -31,7 +31,7 @@ from vlm.explain.maps import WordMap, word_maps
 from vlm.explain.method import Choice, Head, MethodError
 from vlm.explain.regions import Box, RegionError, filled, slots_shown
 from vlm.fields import fields_of
-from vlm.generate import Hypothesis, generate, stream
+from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, Frame, ImageError, ImageSource, Photo, read_photo
 from vlm.model.decoder import Projected
 from vlm.model.memory import Memory
@@ -50,6 +50,21 @@ from vlm.prompts import (
 from vlm.tokenizer import Tokenizer
 
 BATCH = 8  # images encoded and decoded together
+
+
+@dataclass(frozen=True)
+class Took:
+    """The ms of a search, "decode" and of those "first" up to its first token: its share of a `batch` of searches."""
+
+    ms: dict[str, float]
+    batch: int = 1
+
+    @classmethod
+    def since(cls, start: float, first: float | None = None, batch: int = 1) -> Took:
+        """What began at `start` and had its `first` token, by `time.perf_counter`, and ends now."""
+        times = {"first": first, "decode": time.perf_counter()}
+        ms = {name: (at - start) * 1000 / batch for name, at in times.items() if at is not None}
+        return cls(ms, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +147,12 @@ class EncodedImage:
         projected, prompts = self.captioner.start([self], asked)
         nudges = self.captioner.nudges([self], asked)
         answering = question is not None
+        first = None
         for (hypotheses,) in self.captioner.steps(projected, prompts, chosen, answering, nudges):
+            first = first or time.perf_counter()
             yield progress(self.captioner.tokenizer, hypotheses)
-        ms = (time.perf_counter() - start) * 1000
-        answer = self.captioner.answer(self, question, hypotheses, ms)
+        took = Took.since(start, first)
+        answer = self.captioner.answer(self, question, hypotheses, took)
         yield Progress(answer.words, answer=answer)
 
     def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:
@@ -244,8 +261,8 @@ class EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""
         picture = self.picture.copy()
         picture.thumbnail((side, side))
-        photo = Photo(self.photo.seen, self.frame.scaled(*picture.size), lambda: picture)
-        return replace(self, photo=photo)
+        frame = self.frame.scaled(*picture.size)
+        return replace(self, photo=replace(self.photo, frame=frame, whole=lambda: picture))
 
     def __reduce__(self) -> Any:
         raise TypeError("an encoded image holds its model; pickle its answers, or encode it anew")
@@ -409,22 +426,15 @@ class Captioner:
         asked: list[str | None] = list(questions) if questions is not None else [None]
         start = time.perf_counter()
         projected, prompts = self.start(images, questions)
-        end, pad = self.tokenizer.end, self.tokenizer.pad
-        calibration = self.calibration(questions is not None)
-        results = generate(
-            self.model.decoder,
-            projected,
-            prompts,
-            end,
-            pad,
-            options,
-            calibration=calibration,
-            nudges=self.nudges(images, questions),
-        )
-        ms = (time.perf_counter() - start) * 1000 / len(prompts)
+        nudges = self.nudges(images, questions)
+        steps = self.steps(projected, prompts, options, questions is not None, nudges)
+        results, first = next(steps), time.perf_counter()
+        for step in steps:
+            results = step
+        took = Took.since(start, first, len(prompts))
         pairs = [(image, question) for image in images for question in asked]
         return [
-            self.answer(image, question, hypotheses, ms)
+            self.answer(image, question, hypotheses, took)
             for (image, question), hypotheses in zip(pairs, results)
         ]
 
@@ -458,8 +468,7 @@ class Captioner:
         task = CAPTION if question is None else ANSWER
         score = sum(own) / len(own) ** task.length_penalty
         hypothesis = Hypothesis(tuple(ids), calibrated, score, finished)
-        ms = (time.perf_counter() - start) * 1000
-        return self.answer(image, question, [hypothesis], ms)
+        return self.answer(image, question, [hypothesis], Took.since(start))
 
     @torch.inference_mode()
     def logprobs(
@@ -505,7 +514,7 @@ class Captioner:
         image: EncodedImage,
         question: str | None,
         hypotheses: Sequence[Hypothesis],
-        decode_ms: float,
+        took: Took,
     ) -> Answer:
         """The Answer that a search's last hypotheses for one prompt make."""
         (best, hypothesis), *others = candidates(
@@ -520,7 +529,8 @@ class Captioner:
             alternatives=tuple(other for other, _ in others),
             question=question,
             finished=hypothesis.finished,
-            ms={"encode": image.encode_ms, "decode": decode_ms},
+            ms={"read": image.photo.entered.read_ms, "encode": image.encode_ms, **took.ms},
+            batch=took.batch,
             image=image,
             ids=hypothesis.ids,
             logprobs=hypothesis.logprobs,

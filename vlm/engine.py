@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from vlm.answers import Answer, Word, progress, sure_text
-from vlm.captioner import BATCH, Captioner, EncodedImage
+from vlm.captioner import BATCH, Captioner, EncodedImage, Took
+from vlm.errors import UserError
 from vlm.generate import Hypothesis
+from vlm.images import ImageError
 from vlm.model.decoder import Projected
 from vlm.options import CAPTION, Options, choose
 from vlm.tokenizer import Tokenizer
+from vlm.trace import Tracer
 
 T = TypeVar("T")
 
@@ -47,6 +50,7 @@ class Job(Generic[T]):
         self.work = work
         self.kind = kind  # what the requests of one batch have in common; None for what runs alone
         self.future: Future[T] = Future()
+        self.asked = time.perf_counter()
         self._tokenizer = tokenizer
         self._hypotheses: Sequence[Hypothesis] = ()
         self._changed = threading.Condition()
@@ -122,10 +126,13 @@ class Engine:
     owners take turns, so that nobody waits for another's long list. Searches that wait together run in one batch where
     they have the same options and all are captions or all are answers, and give what they give alone. Close it, or use
     it as a context manager, to end the thread.
+
+    With a `tracer` each answer has its line, after it was given, and so has what failed for want of the right input.
     """
 
-    def __init__(self, captioner: Captioner) -> None:
+    def __init__(self, captioner: Captioner, tracer: Tracer | None = None) -> None:
         self.captioner = captioner
+        self.tracer = tracer
         self._waiting: OrderedDict[Hashable, deque[Job[Any]]] = OrderedDict()  # by whose turn it is
         self._running: list[Job[Any]] = []
         self._closed = False
@@ -148,6 +155,13 @@ class Engine:
     def call(self, owner: Hashable, function: Callable[[], T]) -> Job[T]:
         """Call what uses the model otherwise, such as encoding an image or making maps, in its turn and as a whole."""
         return self._submit(owner, function)
+
+    def traced(self, answers: Sequence[Answer], options: Options) -> Sequence[Answer]:
+        """The same answers, which a `call` made, with their lines written where requests are; for use within one."""
+        if self.tracer is not None:
+            for answer in answers:
+                self.tracer.answered(answer, options)
+        return answers
 
     def cancel(self, owner: Hashable) -> None:
         """Take back all that an owner has asked for."""
@@ -246,21 +260,28 @@ class Engine:
         except BaseException as error:  # what would end the thread is told to who waits, too
             if len(jobs) == 1:
                 jobs[0].fail(error)
+                self._trace_failure(jobs[0], error)
                 return
             for job in jobs:  # whose error it is shows where each runs alone
                 if not job.done:
                     self._run([job])
 
+    def _trace_failure(self, job: Job[Any], error: BaseException) -> None:
+        """What a page looks up may fail, too: that is no request."""
+        kind = UserError if isinstance(job.work, Search) else ImageError
+        if self.tracer is not None and isinstance(error, kind):
+            self.tracer.failed(type(error))
+
     def _decode(self, jobs: Sequence[Job[Answer]]) -> None:
         """Run the searches of several requests as one; each is done as soon as its own is."""
         captioner = self.captioner
         searches = [job.work for job in jobs if isinstance(job.work, Search)]
-        start = time.perf_counter()
+        start, first = time.perf_counter(), None
 
         def finish(row: int, hypotheses: Sequence[Hypothesis]) -> None:
-            ms = (time.perf_counter() - start) * 1000 / len(jobs)
+            took = Took.since(start, first, len(jobs))
             search = searches[row]
-            jobs[row].finish(captioner.answer(search.image, search.question, hypotheses, ms))
+            jobs[row].finish(captioner.answer(search.image, search.question, hypotheses, took))
 
         begun = [
             captioner.start([s.image], None if s.question is None else [s.question])
@@ -283,6 +304,7 @@ class Engine:
             wanted=lambda row: not jobs[row].done,
         )
         for step in steps:
+            first = first or time.perf_counter()
             for row, hypotheses in enumerate(step):
                 if jobs[row].done:
                     continue
@@ -293,3 +315,8 @@ class Engine:
         for row, hypotheses in enumerate(step):  # those that were cut at their greatest length
             if not jobs[row].done:
                 finish(row, hypotheses)
+        if self.tracer is not None:
+            for job, search in zip(jobs, searches):
+                if not job.future.cancelled():
+                    waited = (start - job.asked) * 1000
+                    self.tracer.answered(job.result(), search.options, waited)

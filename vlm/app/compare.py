@@ -33,6 +33,8 @@ def _side(engine: Engine, page: Page, side: Mapping[str, Any], question: str | N
     image = _image(engine, page)
     beams = side["beams"]
     answer = image.caption(beams=beams) if question is None else image.ask(question, beams=beams)
+    asked = None if question is None else [question]
+    engine.traced([answer], engine.captioner.choose(asked, {"beams": beams}))
     frame = image.frame
     down, across = frame.scaled(*fitted(frame.width, frame.height, HEAT_SIZE)).spread(
         image.memory.image.grid or (1, 1)

@@ -27,6 +27,7 @@ from vlm.folder.wording import Wording
 from vlm.folder.written import Said, Where
 from vlm.images import ImageError, load_image
 from vlm.images.files import LeftOut
+from vlm.options import CAPTION, choose
 
 PAGE = 25  # rows in sight
 PREVIEWED = 50  # changes that a preview shows
@@ -248,8 +249,13 @@ def _captioned(
     of_path = {rows[number].path: number for number in numbers}
     problems: list[str] = []
     start = shown = time.monotonic()
+    chosen = choose(CAPTION, options)
     found = caption_files(
-        engine.captioner, lambda work: engine.call(owner, work), of_path, problems, **options
+        engine.captioner,
+        lambda work: engine.call(owner, lambda: engine.traced(work(), chosen)),
+        of_path,
+        problems,
+        **options,
     )
     for done, (path, answer) in enumerate(found, start=1):
         now = time.monotonic()

@@ -20,6 +20,7 @@ from vlm.app.component import build
 from vlm.captioner import Captioner
 from vlm.engine import Engine
 from vlm.errors import UserError
+from vlm.trace import Tracer
 
 MAX_UPLOAD = "100mb"
 MAX_WAITING = (
@@ -36,20 +37,24 @@ def serve(
     root_path: str | None = None,
     auth_file: str | Path | None = None,
     others: Mapping[str, Captioner] | None = None,
+    tracers: Mapping[str, Tracer] | None = None,
 ) -> None:
     """Serve the app until interrupted.
 
     `root_path` is where a reverse proxy shows the app, "/vlm" or "https://example.org/vlm"; None takes the environment
     variable GRADIO_ROOT_PATH, if it is set. With `auth_file` only those come in whom the file names; see
-    `vlm.app.accounts`. `others` are models by name that the first may be compared with. Raises UserError when the port
-    is taken, or a path or file is wrong.
+    `vlm.app.accounts`. `others` are models by name that the first may be compared with, and `tracers` write
+    lines about each one's requests, about the first's by the name "". Raises UserError when the port is taken, or a
+    path or file is wrong.
     """
     accounts = None if auth_file is None else Accounts.read(auth_file)
     check_address(host, port)
     with ExitStack() as running:
-        engine = running.enter_context(Engine(captioner))
+        tracers = tracers or {}
+        engine = running.enter_context(Engine(captioner, tracers.get("")))
         engines = {
-            name: running.enter_context(Engine(other)) for name, other in (others or {}).items()
+            name: running.enter_context(Engine(other, tracers.get(name)))
+            for name, other in (others or {}).items()
         }
         running.enter_context(photo_folder())
         blocks = _calm(build(engine, engines))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -13,6 +15,7 @@ from vlm.options import Options, Precision
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner
+    from vlm.trace import TraceFile, Tracer
 
 Model = Annotated[
     str | None,
@@ -35,6 +38,15 @@ InPrecision = Annotated[
         "--precision",
         help="float32; bf16, faster on CPUs that have it, with nearly the same words; int8, on OpenVINO, a quarter of "
         "the size; or auto, bf16 where a probe finds it faster.",
+    ),
+]
+TraceTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        help="Put a line about each request behind those in FILE, in numbers and hashes; `vlm signals` reads it.",
+        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
@@ -115,3 +127,30 @@ def load(
         precision, why = find_precision(precision, device, openvino, gradients)
         typer.echo(f"precision {precision}: {why}", err=True)
     return load(name, device, openvino, precision, gradients)
+
+
+def trace_file(path: Path | None) -> AbstractContextManager[TraceFile | None]:
+    """The file of `--trace`, if any. Raises TraceError, before a model is loaded, where it cannot be written."""
+    if path is None:
+        return nullcontext()
+    from vlm.trace import TraceFile
+
+    return TraceFile(path)
+
+
+def tracer_of(
+    file: TraceFile | None,
+    captioner: Captioner,
+    name: str | None,
+    openvino: bool,
+    precision: Precision,
+) -> Tracer | None:
+    """What writes lines about a model's requests; the model is one that `load` gave."""
+    if file is None:
+        return None
+    from vlm.loading import find_precision
+    from vlm.trace import Tracer, settings_of
+    from vlm.weights.hub import DEFAULT
+
+    found, _ = find_precision(precision, captioner.model.device.type, openvino)
+    return Tracer(file, settings_of(captioner, name or DEFAULT, found, openvino))

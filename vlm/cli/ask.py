@@ -16,9 +16,12 @@ from vlm.cli.arguments import (
     InPrecision,
     Model,
     OpenVino,
+    TraceTo,
     given,
     load,
     search_options,
+    trace_file,
+    tracer_of,
 )
 from vlm.cli.failures import fail
 from vlm.options import ANSWER, Precision, choose
@@ -42,19 +45,24 @@ def ask(
     openvino: OpenVino = False,
     precision: InPrecision = Precision.float32,
     as_json: AsJson = False,
+    trace: TraceTo = None,
     **search: Any,
 ) -> None:
     """Answer questions about a photo, with the confidence of each answer and its alternatives."""
     options = given(search)
     choose(ANSWER, options)  # what is wrong is told before a model is loaded
     check(image)
-    for answer in (
-        load(model, device, openvino, precision).encode(image).ask_all(questions, **options)
-    ):
-        if as_json:
-            print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
-        else:
-            print(answer_line(answer, with_question=len(questions) > 1), flush=True)
+    with trace_file(trace) as file:
+        captioner = load(model, device, openvino, precision)
+        tracer = tracer_of(file, captioner, model, openvino, precision)
+        for answer in captioner.encode(image).ask_all(questions, **options):
+            if as_json:
+                print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
+            else:
+                print(answer_line(answer, with_question=len(questions) > 1), flush=True)
+            if tracer is not None:
+                chosen = captioner.choose(questions, options)
+                tracer.answered(answer, chosen, source=str(image))
 
 
 def explain(

@@ -20,9 +20,12 @@ from vlm.cli.arguments import (
     InPrecision,
     Model,
     OpenVino,
+    TraceTo,
     given,
     load,
     search_options,
+    trace_file,
+    tracer_of,
 )
 from vlm.cli.failures import fail
 from vlm.folder.beside import Existing
@@ -53,6 +56,7 @@ def caption(
     openvino: OpenVino = False,
     precision: InPrecision = Precision.float32,
     as_json: AsJson = False,
+    trace: TraceTo = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +113,7 @@ def caption(
     A photo that cannot be read does not stop the others: it is named at the end, and the exit code is 1. The same
     command again does what is missing.
     """
+    from vlm.images import ImageError
     from vlm.images.files import find_images
 
     options = given(search)
@@ -118,7 +123,8 @@ def caption(
     if not files:
         fail("; ".join([*problems, str(left_out)] if left_out else problems))
     written = 0
-    with where.open(chosen.candidates) as writer:
+    unread: list[str] = []
+    with where.open(chosen.candidates) as writer, trace_file(trace) as file:
         todo, before = writer.sort_out(files, problems)
         if before:
             what = "are in the table" if out else "have their text" if write_txt else "have all"
@@ -129,12 +135,11 @@ def caption(
                 from vlm.folder.pipeline import caption_files, model_threads
 
                 captioner = load(model, device, openvino, precision)
+                tracer = tracer_of(file, captioner, model, openvino, precision)
                 captioner.prompt(None)
                 shared = not (openvino or precision == Precision.int8)
                 with model_threads(captioner, shared) as submit, progress_bar(todo) as taken:
-                    for path, answer in caption_files(
-                        captioner, submit, taken, problems, **options
-                    ):
+                    for path, answer in caption_files(captioner, submit, taken, unread, **options):
                         texts = writer.write(path, Said.of(answer), problems)
                         written += 1
                         if as_json:
@@ -143,7 +148,13 @@ def caption(
                             said = with_verdict(texts[0], answer)
                             for text in (said, *texts[1:]):
                                 print(text if alone else f"{path}: {text}", flush=True)
+                        if tracer is not None:
+                            tracer.answered(answer, chosen, source=path)
+                if tracer is not None:
+                    for _ in unread:
+                        tracer.failed(ImageError)
         finally:
+            problems += unread
             if out is not None and not as_json:
                 print(f"{out}: {written} captions more, {before} were there", flush=True)
             if left_out:

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.arguments import Device, InPrecision, Model, OpenVino, load
+from vlm.cli.arguments import (
+    Device,
+    InPrecision,
+    Model,
+    OpenVino,
+    TraceTo,
+    load,
+    trace_file,
+    tracer_of,
+)
 from vlm.cli.failures import clear_errors, fail
 from vlm.cli.mcp import AllowFolder, AllowMediaDomains, domains
 from vlm.options import Precision
@@ -53,6 +62,7 @@ def app(
             show_default=False,
         ),
     ] = None,
+    trace: TraceTo = None,
 ) -> None:
     """Caption photos and answer questions about them in the browser."""
     if add_user is not None:
@@ -68,8 +78,15 @@ def app(
         return
     from vlm.app.launch import serve
 
-    others = {name: load(name, device, openvino, precision) for name in compare or ()}
-    serve(load(model, device, openvino, precision), host, port, root_path, auth_file, others)
+    with trace_file(trace) as file:
+        others = {name: load(name, device, openvino, precision) for name in compare or ()}
+        captioner = load(model, device, openvino, precision)
+        tracers = {
+            name: tracer
+            for name, shown in {"": captioner, **others}.items()
+            if (tracer := tracer_of(file, shown, name or model, openvino, precision))
+        }
+        serve(captioner, host, port, root_path, auth_file, others, tracers)
 
 
 def serve(
@@ -105,6 +122,7 @@ def serve(
     max_mb: Annotated[float, typer.Option(help="The largest request, in megabytes.")] = 32,
     max_megapixels: Annotated[float, typer.Option(help="The largest image, decoded.")] = 50,
     time_limit: Annotated[float, typer.Option(help="The most seconds that a request takes.")] = 60,
+    trace: TraceTo = None,
 ) -> None:
     """Serve programs by OpenAI's protocol, and the app's page beside it."""
     from vlm.server.api_keys import ApiKeys
@@ -152,14 +170,15 @@ def serve(
         media_domains=domains(allow_media_domains),
     )
     check_address(host, port)
-    captioner = load(model, device, openvino, precision)
-
     from vlm.engine import Engine
     from vlm.server.listen import listen
     from vlm.server.web import application
 
     with ExitStack() as stack:
-        engine = stack.enter_context(Engine(captioner))
+        file = stack.enter_context(trace_file(trace))
+        captioner = load(model, device, openvino, precision)
+        tracer = tracer_of(file, captioner, model, openvino, precision)
+        engine = stack.enter_context(Engine(captioner, tracer))
         shown = None
         if page:
             from vlm.app.accounts import Accounts

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vlm.answers import Answer
     from vlm.captioner import Captioner
+    from vlm.images import Photo
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -48,10 +48,10 @@ def in_batches(
     captioner: Captioner,
     submit: Submit,
     files: Iterable[str],
-    work: Callable[[Sequence[Image.Image]], Sequence[T]],
+    work: Callable[[Sequence[Photo]], Sequence[T]],
     problems: list[str],
 ) -> Iterator[tuple[str, T]]:
-    """Each readable file with what `work` makes of its picture, in order.
+    """Each readable file with what `work` makes of its photo, in order.
 
     `submit` begins the work on a batch elsewhere, such as in one of `model_threads` or in the engine. Two batches are
     under way at a time while the next is read, so however many files there are, so many pictures are in memory. A
@@ -60,9 +60,9 @@ def in_batches(
     running: deque[tuple[list[str], Running[Sequence[T]]]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
         for batch in _batches(captioner, readers, files, problems):
-            pictures = [picture for _, picture in batch]
-            running.append(([path for path, _ in batch], submit(partial(work, pictures))))
-            del pictures, batch  # not kept while the next batch is read
+            photos = [photo for _, photo in batch]
+            running.append(([path for path, _ in batch], submit(partial(work, photos))))
+            del photos, batch  # not kept while the next batch is read
             if len(running) > 1:
                 paths, job = running.popleft()
                 yield from zip(paths, job.result())
@@ -94,16 +94,16 @@ def model_threads(captioner: Captioner, shared: bool = True) -> Iterator[Submit]
 
 def _batches(
     captioner: Captioner, readers: Executor, files: Iterable[str], problems: list[str]
-) -> Iterator[list[tuple[str, Image.Image]]]:
-    """Readable files and their pictures, as many as are captioned together."""
+) -> Iterator[list[tuple[str, Photo]]]:
+    """Readable files and their photos, as many as are captioned together."""
     from vlm.captioner import BATCH
 
-    batch: list[tuple[str, Image.Image]] = []
-    for path, picture in ahead(readers, partial(_read, captioner), files, 2 * BATCH):
-        if isinstance(picture, str):
-            problems.append(picture)
+    batch: list[tuple[str, Photo]] = []
+    for path, photo in ahead(readers, partial(_read, captioner), files, 2 * BATCH):
+        if isinstance(photo, str):
+            problems.append(photo)
             continue
-        batch.append((path, picture))
+        batch.append((path, photo))
         if len(batch) == BATCH:
             yield batch
             batch = []
@@ -111,12 +111,12 @@ def _batches(
         yield batch
 
 
-def _read(captioner: Captioner, path: str) -> tuple[str, Image.Image | str]:
-    """A file's picture in the model's size, so that those that wait need little room, or why there is none."""
-    from vlm.images import ImageError
+def _read(captioner: Captioner, path: str) -> tuple[str, Photo | str]:
+    """A file's photo, of which no more is kept than the model sees, as many wait; or why there is none."""
+    from vlm.images import ImageError, load_image
 
     try:
-        return path, captioner.read(path).seen
+        return path, replace(captioner.read(path), whole=partial(load_image, path))
     except ImageError as error:
         return path, str(error)
 

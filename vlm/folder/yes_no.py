@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vlm.captioner import Captioner
-from vlm.images import ImageSource
+from vlm.images import ImageSource, Photo
 from vlm.prompts import QuestionError, text_ids
 
 YES, NO = "yes", "no"
@@ -30,13 +30,15 @@ class YesNo:
 
 
 @torch.inference_mode()
-def yes_or_no(captioner: Captioner, sources: Sequence[ImageSource], question: str) -> list[YesNo]:
+def yes_or_no(
+    captioner: Captioner, photos: Sequence[ImageSource | Photo], question: str
+) -> list[YesNo]:
     """What the model's first token says to a question about each image, in one batch.
 
     Raises QuestionError where the question cannot be asked, or the model's words have no yes and no.
     """
     yes, no = first_tokens(captioner)
-    images = captioner.encode_all(sources)
+    images = captioner.encode_all(photos)
     projected, prompts = captioner.start(images, [question])
     ids = torch.tensor(prompts, device=captioner.model.device)  # (B, T)
     decoder = captioner.model.decoder

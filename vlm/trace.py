@@ -1,0 +1,240 @@
+"""A line about each request: what entered, how long each stage took, and how the result came about. No image is kept.
+
+`docs/signals.md` says what a line holds; `vlm.trace_report` reads many of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm import __version__
+from vlm.answers import Answer
+from vlm.captioner import Captioner
+from vlm.errors import UserError
+from vlm.options import Options
+
+log = logging.getLogger(__name__)
+
+
+class TraceError(UserError):
+    """A file that no line can be written to, or read from; the message says why."""
+
+
+class TraceFile:
+    """Lines of JSON at the end of a file, each written by one call, from any thread; a context manager.
+
+    Half a line, which a killed run or a full disk left, is ended before the next, so it damages no other. What cannot
+    be written is lost, and no answer with it: the first loss is told on the error stream, and at the end how many there
+    were. Raises TraceError where the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lost = 0
+        self._lock = threading.Lock()
+        try:
+            self._torn = _ends_in_half_a_line(path)
+            # What was asked is the business of who runs this alone.
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise TraceError(f"--trace {path} cannot be written: {error.strerror}") from None
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write a record as one line."""
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        with self._lock:
+            line = b"\n" + line if self._torn else line
+            try:
+                written = os.write(self._file, line)
+            except OSError as error:
+                self._lose(error.strerror or str(error))
+                return
+            self._torn = written < len(line)
+            if self._torn:
+                self._lose("there was room for a part of it alone")
+
+    def lose(self, reason: str) -> None:
+        """Count a line that there is not, and say so where it is the first."""
+        with self._lock:
+            self._lose(reason)
+
+    def close(self) -> None:
+        """End the file, and say how many lines were lost, if any."""
+        os.close(self._file)
+        if self.lost > 1:
+            print(f"--trace {self.path}: {self.lost} lines were lost", file=sys.stderr)
+
+    def __enter__(self) -> TraceFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _lose(self, reason: str) -> None:
+        self.lost += 1
+        if self.lost == 1:
+            print(
+                f"--trace {self.path}: a line was lost: {reason}; answers go on, and more losses are only counted",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _ends_in_half_a_line(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+@dataclass(frozen=True)
+class Tracer:
+    """Writes a line about each request of one model; `settings` are what all of its lines share, see `settings_of`."""
+
+    file: TraceFile
+    settings: Mapping[str, Any]
+
+    def answered(
+        self, answer: Answer, options: Options, wait_ms: float = 0.0, source: str | None = None
+    ) -> None:
+        """Look at an answer that was given, in some passes of the model over its words, and write its line.
+
+        `wait_ms` passed before its search began, and `source` is what the one who asked calls the photo.
+        """
+        try:
+            start = time.perf_counter()
+            seen = _seen(answer)
+            ms = {**_latency(answer, wait_ms), "signals": (time.perf_counter() - start) * 1000}
+            record = {
+                **self._head(options, source),
+                **_entered(answer),
+                "ms": {stage: round(value, 2) for stage, value in ms.items()},
+                "batch": answer.batch,
+                **seen,
+            }
+        except Exception as error:  # a defect here must cost nobody an answer
+            log.debug("a request was not traced", exc_info=True)
+            self.file.lose(f"{type(error).__name__}: {error}")
+        else:
+            self.file.write(record)
+
+    def failed(self, error: type[BaseException], source: str | None = None) -> None:
+        """Write the line of a request that got no answer: the kind of error alone, as its words may name files."""
+        self.file.write({**self._head(None, source), "error": error.__name__})
+
+    def _head(self, options: Options | None, source: str | None) -> dict[str, Any]:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        head: dict[str, Any] = {"time": now, **self.settings}
+        if options is not None:
+            head["options"] = vars(options)
+        if source is not None:
+            head["source"] = os.fsencode(source).decode("utf-8", "replace")
+        return head
+
+
+def settings_of(captioner: Captioner, model: str, precision: str, openvino: bool) -> dict[str, Any]:
+    """What all lines of a model share: its name, what computes it and in what, and the program's version."""
+    return {
+        "version": __version__,
+        "model": model,
+        "device": str(captioner.model.device),
+        "precision": precision,
+        "openvino": openvino,
+    }
+
+
+def _entered(answer: Answer) -> dict[str, Any]:
+    """The image and the question: their kinds, sizes and hashes."""
+    assert answer.image is not None
+    photo = answer.image.photo
+    width, height = photo.entered.size
+    image = {
+        "format": photo.entered.format,
+        "width": width,
+        "height": height,
+        "sha256": photo.sha256,
+    }
+    asked = answer.question
+    question = None
+    if asked is not None:
+        question = {"characters": len(asked), "sha256": sha256(asked.encode()).hexdigest()}
+    task = "caption" if asked is None else "answer"
+    # There are no documents yet to retrieve from.
+    return {"task": task, "image": image, "question": question, "retrieved": []}
+
+
+def _latency(answer: Answer, wait_ms: float) -> dict[str, float]:
+    """Milliseconds by stage, as who waits for the answer sees them: of a search all that its batch took."""
+    first, decode = answer.ms["first"] * answer.batch, answer.ms["decode"] * answer.batch
+    return {
+        "read": answer.ms["read"],
+        "encode": answer.ms["encode"],
+        "wait": wait_ms,
+        "first_token": first,
+        "tokens": decode - first,
+    }
+
+
+def _seen(answer: Answer) -> dict[str, Any]:
+    """How the result came about: the text's length, how far to trust it, and what its words drew on."""
+    effect = answer.image_effect
+    words = zip(answer.words, word_entropies(answer), effect.words, strict=True)
+    judgement = answer.judgement
+    return {
+        "tokens": len(answer.ids),
+        "finished": answer.finished,
+        "verdict": answer.verdict,
+        "confidence": round(answer.confidence, 4),
+        "photo": None if judgement is None else judgement.photo,
+        "image_effect": round(effect.total, 3),
+        "blind": effect.blind,
+        "shares": {name: round(share, 4) for name, share in attention_shares(answer).items()},
+        "words": [
+            {"logprob": round(word.logprob, 3), "entropy": round(nats, 3), "effect": round(did, 3)}
+            for word, nats, did in words
+        ],
+    }
+
+
+def attention_shares(answer: Answer) -> dict[str, float]:
+    """The share of attention that fell on each segment of the memory, in the mean of the text's words; none without."""
+    assert answer.image is not None
+    maps = [word_map for word_map in answer.maps() if word_map.role != "question"]
+    if not maps:
+        return {}
+    by_word = [{answer.image.memory.image.name: m.mass, **m.elsewhere} for m in maps]
+    return {name: sum(word[name] for word in by_word) / len(maps) for name in by_word[0]}
+
+
+@torch.inference_mode()
+def word_entropies(answer: Answer) -> list[float]:
+    """How undecided the model was at each word, in nats: the sum of its tokens' entropies, given what stands before."""
+    image, ids = answer.image, answer.ids
+    assert image is not None
+    captioner, asked = image.captioner, answer.question
+    projected, (prompt,) = captioner.start([image], None if asked is None else [asked])
+    sequence = torch.tensor([[*prompt, *ids[:-1]]], device=captioner.model.device)
+    decoder = captioner.model.decoder
+    logits = decoder.logits(decoder(sequence, projected).hidden[0, len(prompt) - 1 :])  # (T, V)
+    chances = (logits.float() / captioner.calibration(asked is not None)).softmax(dim=-1)
+    by_token = torch.special.entr(chances).sum(dim=-1).tolist()  # (T,)
+    return [_sum(by_token, word.tokens) for word in captioner.tokenizer.words(ids)]
+
+
+def _sum(values: Sequence[float], places: Sequence[int]) -> float:
+    return math.fsum(values[place] for place in places)
