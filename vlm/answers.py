@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from vlm.citations import cited, sources
+
 # Types alone: what renders answers must not wait for torch.
 if TYPE_CHECKING:
     from PIL import Image
 
     from vlm.boxes import Place
     from vlm.captioner import EncodedImage
+    from vlm.explain.evidence import Evidence
     from vlm.explain.inside import Inside
     from vlm.explain.maps import WordMap
     from vlm.explain.method import Head
@@ -150,6 +153,21 @@ class Answer:
         """How much likelier the image made the text and each of its words: one pass, when it is first asked for."""
         return self._image().effect_on(self)
 
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """What the text rests on where passages stand beside the image, else None: two passes, when first asked for."""
+        return self._image().evidence(self)
+
+    @property
+    def citation(self) -> str | None:
+        """In words what a text beside passages rests on: "stands in notes.pdf, page 3", "from the photo", …
+
+        None where there are no passages.
+        """
+        if self.evidence is None:
+            return None
+        return cited(self.text, self.evidence, self._image().passages)
+
     def maps(
         self,
         layer: int | None = None,
@@ -254,7 +272,7 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: a caption with its "candidates" where there are several, or a question with its "answer"."""
         effect = self.image_effect
-        rest = {
+        rest: dict[str, Any] = {
             "score": self.score,
             "confidence": self.confidence,
             "verdict": self.verdict,
@@ -268,6 +286,9 @@ class Answer:
         }
         if self.fields is not None:
             rest["fields"] = self.fields
+        if (found := self.evidence) is not None:
+            rest["citation"] = self.citation
+            rest["sources"] = sources(found, self._image().passages)
         if self.places:
             rest["places"] = [place.to_dict() for place in self.places]
         if self.question is not None:
@@ -289,8 +310,9 @@ class Answer:
         return self.image
 
     def __getstate__(self) -> dict[str, Any]:
-        effect = self.image_effect  # which there is no image for any more where it goes
-        return {**self.__dict__, "image": None, "image_effect": effect}
+        # Which there is no image for any more where it goes.
+        effect, found = self.image_effect, self.evidence
+        return {**self.__dict__, "image": None, "image_effect": effect, "evidence": found}
 
     def __copy__(self) -> Answer:
         return self

@@ -23,7 +23,10 @@ from vlm.answers import (
     progress,
     words_of,
 )
+from vlm.beside import DocumentsError, as_passages, fitting, spelled_as
 from vlm.boxes import Place, places_of
+from vlm.documents.passages import Passage
+from vlm.explain.evidence import Evidence, evidence
 from vlm.explain.finished import Finished
 from vlm.explain.inside import Inside, inside
 from vlm.explain.instead import instead
@@ -34,6 +37,7 @@ from vlm.fields import fields_of
 from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, Frame, ImageError, ImageSource, Photo, read_photo
 from vlm.model.decoder import Projected
+from vlm.model.documents import PASSAGE, passage_ids
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.nudges import Nudge
@@ -77,6 +81,9 @@ class EncodedImage:
     projected: Projected
     encode_ms: float
     whole: bool = True  # whether all of the picture's patches are shown
+    passages: tuple[
+        Passage, ...
+    ] = ()  # what stands beside it, in the order of the memory's segments
 
     @property
     def picture(self) -> Image.Image:
@@ -120,9 +127,33 @@ class EncodedImage:
         """The phrases of a caption, with their `places`; see `tell`."""
         return self.tell("ground", caption, **options)
 
-    def ask(self, question: str, **options: Any) -> Answer:
-        """Answer a question. Raises QuestionError when it is empty or too long."""
-        return self.ask_all([question], **options)[0]
+    def ask(self, question: str, documents: Sequence[str | Passage] = (), **options: Any) -> Answer:
+        """Answer a question, with `documents` also from them, in place of those that stand beside it; see `beside`.
+
+        Raises QuestionError when the question is empty or too long, and DocumentsError.
+        """
+        image = self.beside(documents) if documents else self
+        return image.ask_all([question], **options)[0]
+
+    @torch.inference_mode()
+    def beside(self, documents: Sequence[str | Passage]) -> EncodedImage:
+        """The same image with passages beside it, in place of those that were, for its questions to be answered from.
+
+        They are texts of one's own, or what a search in an index gave. Without any it is the image alone. Raises
+        DocumentsError when a text is empty, they are too many, or the model reads none.
+        """
+        if not documents and not self.passages:
+            return self
+        return self.captioner.beside(self.alone, documents)
+
+    @property
+    def alone(self) -> EncodedImage:
+        """The same image without passages."""
+        if not self.passages:
+            return self
+        first = next(s.start for s in self.memory.segments if s.name.startswith(PASSAGE))
+        projected = replace(self.projected, grounding=None)
+        return replace(self, memory=self.memory.before(first), projected=projected, passages=())
 
     def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
         """Answer several questions in one batch that shares the encoding. Raises QuestionError, see `ask`."""
@@ -243,19 +274,33 @@ class EncodedImage:
             return self.captioner.encode(filled(self.picture, self.frame, preprocess, box, inside))
         shown = slots_shown(self.memory, self.frame, box, inside)
         memory = replace(self.memory, mask=shown)
-        return replace(
-            self, memory=memory, projected=replace(self.projected, mask=shown), whole=False
-        )
+        return replace(self, memory=memory, projected=self.projected.showing(shown), whole=False)
 
     def effect_on(self, answer: Answer) -> ImageEffect:
         """What the image did for an answer; see `Answer.image_effect`."""
         memory, projected = self.captioner.blind
-        unseen = replace(self, memory=memory, projected=projected)
+        unseen = replace(self, memory=memory, projected=projected, passages=())
+        if self.passages:
+            unseen = self.captioner.beside(unseen, self.passages)
         blind = self.captioner.score_ids(unseen, answer.ids, answer.question, answer.finished)
         words = tuple(w.logprob - same.logprob for w, same in zip(answer.words, blind.words))
         total = sum(answer.logprobs) - sum(blind.logprobs)
         has_mean = self.captioner.model.mean_patches is not None
         return ImageEffect(total, words, "mean" if has_mean else "zeros")
+
+    def evidence(self, answer: Answer) -> Evidence | None:
+        """What an answer rests on, where passages are beside the image; see `Answer.evidence`."""
+        if not self.passages:
+            return None
+        memory, projected = self.captioner.blind
+        unseen = self.captioner.beside(
+            replace(self, memory=memory, projected=projected, passages=()), self.passages
+        )
+        blind = self.captioner.score_ids(unseen, answer.ids, answer.question, answer.finished)
+        count = len(answer.ids)
+        seen = self.captioner.score_ids(self, answer.ids, answer.question, answer.finished)
+        lost = torch.tensor(seen.logprobs[:count]) - torch.tensor(blind.logprobs[:count])
+        return evidence(self.finished(answer.ids, answer.question), lost.clamp(min=0))
 
     def shrunk(self, side: int) -> EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""
@@ -293,6 +338,30 @@ class Captioner:
             patches = torch.zeros_like(patches) if mean is None else mean[None].to(patches.dtype)
             memory = self.model.remember(patches, grid)
             return memory, self.model.project(memory)
+
+    @torch.inference_mode()
+    def beside(self, image: EncodedImage, documents: Sequence[str | Passage]) -> EncodedImage:
+        """An image, which has none, with passages; see `EncodedImage.beside`."""
+        passages = as_passages(documents)
+        if not passages:
+            return image
+        config = self.model.config.documents
+        if config is None or not isinstance(self.model, VisionLanguageModel):
+            raise DocumentsError(
+                "this model reads no documents beside an image; the bundled one does, in plain torch"
+            )
+        assert self.model.documents is not None
+        cut = fitting(passages, self.tokenizer, config)
+        ids = passage_ids([[own for _, own, _ in cut]]).to(self.model.device)
+        words = self.model.decoder.token_embedding
+        spelled = [[pieces for _, _, pieces in cut]]
+        memory, grounding = self.model.documents(image.memory, ids, words, spelled)
+        return replace(
+            image,
+            memory=memory,
+            projected=replace(image.projected, grounding=grounding),
+            passages=tuple(passage for passage, _, _ in cut),
+        )
 
     def encode(self, source: ImageSource | Photo) -> EncodedImage:
         """Encode one image: a path, bytes, a PIL image, an array, or what `read` gave.
@@ -521,11 +590,16 @@ class Captioner:
             self.tokenizer, hypotheses, ranked_by_confidence=question is not None
         )
         has_fields = self.tokenizer.config.fields
+        text, words = best.text, words_of(self.tokenizer, hypothesis)
+        if image.passages:
+            spelled = spelled_as([word.text for word in words], image.passages)
+            words = tuple(replace(word, text=own) for word, own in zip(words, spelled))
+            text = " ".join(spelled)
         return Answer(
-            text=best.text,
+            text=text,
             score=best.score,
             confidence=best.confidence,
-            words=words_of(self.tokenizer, hypothesis),
+            words=words,
             alternatives=tuple(other for other, _ in others),
             question=question,
             finished=hypothesis.finished,

@@ -201,7 +201,8 @@ class Engine:
 
     def _search(self, owner: Hashable, search: Search) -> Job[Answer]:
         prompt = self.captioner.prompt(search.question)
-        kind = (search.question is None, search.options)
+        # Images with passages and images without do not make one batch.
+        kind = (search.question is None, search.options, bool(search.image.passages))
         # A batch has the room that its longest prompt leaves; what is cut there might be longer alone.
         room = self.captioner.model.config.decoder.max_length - len(prompt.ids)
         return self._submit(owner, search, kind if room >= search.options.max_tokens else None)

@@ -99,6 +99,14 @@ class Tokenizer:
         text = text.encode("utf-8", "replace").decode()  # what was no UTF-8 when it came in
         return self.backend.encode(text.strip(), add_special_tokens=False).ids
 
+    def pieces(self, text: str) -> tuple[list[int], list[str]]:
+        """The ids of `encode`, and what of the text each stands for; a space in front says that a word begins."""
+        text = text.encode("utf-8", "replace").decode().strip()
+        encoded = self.backend.encode(text, add_special_tokens=False)
+        begins = [start == 0 or text[start - 1].isspace() for start, _ in encoded.offsets]
+        parts = [text[start:end].strip() for start, end in encoded.offsets]
+        return encoded.ids, [f" {part}" if new else part for new, part in zip(begins, parts)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens are dropped, and what a mark parts has a space between."""
         if self.marks.isdisjoint(ids):

@@ -23,14 +23,15 @@ Fact = tuple[str, str, str]
 """A thing, a relation, and what is said of it."""
 
 Kind = str
-"""What a question needs: "passage", "both", "image", "neither" or "contradiction"."""
+"""What a question needs: "passage", "both", "image", "neither" or "contradiction"; or "caption", which is none."""
 
 KINDS: dict[Kind, float] = {
     "passage": 0.25,
     "both": 0.25,
-    "image": 0.15,
+    "image": 0.13,
     "neither": 0.2,
-    "contradiction": 0.15,
+    "contradiction": 0.12,
+    "caption": 0.05,
 }
 CATEGORIES: dict[str, dict[str, str]] = {
     "animal": lexicon.ANIMALS,
@@ -50,9 +51,12 @@ _CODAS = ("", "", "l", "n", "r", "s", "t", "m", "ck", "x", "nd")
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, its answer, what it needs, and the passage that has the answer, by its place, or None."""
+    """A question, its answer, what it needs, and the passage that has the answer, by its place, or None.
 
-    question: str
+    Without a question the answer is a caption.
+    """
+
+    question: str | None
     answer: str
     kind: Kind
     passage: int | None
@@ -323,6 +327,9 @@ def _ask(
     generator: random.Random,
 ) -> Asked | None:
     """One question of a kind, or None where there is none about this image."""
+    if kind == "caption":
+        captions = [text for r in records if r.question is None for text in r.texts]
+        return Asked(None, generator.choice(captions), kind, None) if captions else None
     if kind == "image":
         questions = [r for r in records if r.question is not None]
         if not questions:

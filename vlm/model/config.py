@@ -176,12 +176,14 @@ class DocumentsConfig:
     """What passages of documents are read by, and the layers behind the decoder that attend to them.
 
     The reader has `depth` layers and the decoder `layers` more, of the decoder's width and heads, with MLPs of
-    `mlp_ratio` times the width. Up to `most` passages of `length` tokens each are read at once.
+    `mlp_ratio` times the width; what points at words has `pointer_width` channels. Up to `most` passages of `length`
+    tokens each are read at once.
     """
 
     depth: Count = 2
     layers: Count = 2
     mlp_ratio: Positive = 1.0
+    pointer_width: Count = 192
     length: Count = 64
     most: Count = 8
 
@@ -267,9 +269,11 @@ class ModelConfig:
             raise ConfigError(
                 "tags are words for a decoder that attends to the image; leave them out beside a reader"
             )
-        if self.documents is not None and self.reader is not None:
+        if self.documents is not None and (
+            self.reader is not None or self.decoder.memory_width != self.decoder.width
+        ):
             raise ConfigError(
-                "documents are for a decoder that attends to the image; leave them out beside a reader"
+                "documents are for a decoder that attends to the image by itself, and whose memory_width is its width"
             )
         if "vqa" in self.tasks and not (self.text.question and self.text.answer):
             raise ConfigError("text.question and text.answer begin and end a question of tasks vqa")

@@ -23,6 +23,7 @@ from vlm.model.memory import Memory, Segment
 from vlm.model.sublayers import MLP, Sublayer
 
 NO_TOKEN = -1  # behind a passage's last token
+PASSAGE = "passage "  # and its number: what its segment is called
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Grounding:
     """What the layers behind a decoder attend to: keys and values of the whole memory, and the passages to copy from.
 
     `layers` has `(B, H, S, D / H)` of keys and of values for each; `mask` `(B, S)` is True where a slot is real.
-    `pointer` has the keys of the passages' slots and the word embeddings that they stand for, `(B, 1, P, D)` each, and
-    `of_passages` `(B, P)` is True where such a slot is real. `apart` are the layers themselves.
+    `pointer` has the keys of the passages' slots `(B, 1, P, K)` and the word embeddings that they stand for `(B, 1, P,
+    D)`, and `of_passages` `(B, P)` is True where such a slot is real. `apart` are the layers themselves.
     """
 
     apart: DocumentLayers
@@ -99,10 +100,9 @@ class PassageReader(nn.Module):
         self.norm = nn.LayerNorm(decoder.width)
         self.sublayers = _layers("sm", config.depth, config, decoder)
         self.final_norm = nn.LayerNorm(decoder.width)
-        self.project = nn.Linear(decoder.width, decoder.memory_width)
 
     def forward(self, ids: Tensor, words: nn.Module) -> Tensor:
-        """Slots `(N, T, memory width)` of ids `(N, T)`, which have NO_TOKEN behind their end."""
+        """Slots `(N, T, D)` of ids `(N, T)`, which have NO_TOKEN behind their end."""
         places = torch.arange(ids.shape[1], device=ids.device)
         if self.training:  # anywhere, so that short passages teach how long ones are read
             room = self.position_embedding.num_embeddings - ids.shape[1]
@@ -113,7 +113,7 @@ class PassageReader(nn.Module):
         mask = ((ids != NO_TOKEN)[:, None, :] | itself)[:, None]  # (N, 1, T, T)
         for sublayer in self.sublayers:
             x, _, _ = sublayer(x, mask=mask)
-        return self.project(self.final_norm(x))
+        return self.final_norm(x)
 
 
 class DocumentLayers(nn.Module):
@@ -125,9 +125,9 @@ class DocumentLayers(nn.Module):
         self.sublayers = _layers("scm", config.layers, config, decoder)
         self.memory_norm = nn.LayerNorm(decoder.memory_width)
         self.pointer_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(decoder.memory_width, width)
-        self.nothing = nn.Parameter(torch.zeros(width))  # the key of copying nothing
+        self.query = nn.Linear(width, config.pointer_width)
+        self.key = nn.Linear(width, config.pointer_width)
+        self.nothing = nn.Parameter(torch.zeros(config.pointer_width))  # the key of copying nothing
         self.reluctance = nn.Parameter(torch.tensor(6.0))  # by how much that comes first
         self.strength = nn.Parameter(torch.ones(()))  # of a copied word's embedding
 
@@ -177,11 +177,12 @@ class DocumentLayers(nn.Module):
 
     def points(self, x: Tensor, grounding: Grounding) -> Tensor:
         """The pointer's weights `(B, n * T, P)` on the passages' slots for states `(B * n, T, D)`; up to 1 in sum."""
-        keys = grounding.pointer[0][:, 0]  # (B, P, D)
-        queries = self.query(self.pointer_norm(x)).view(len(keys), -1, x.shape[-1])
-        scores = queries @ keys.transpose(1, 2) / x.shape[-1] ** 0.5
+        keys = grounding.pointer[0][:, 0]  # (B, P, K)
+        queries = self.query(self.pointer_norm(x)) / keys.shape[-1] ** 0.5
+        queries = queries.reshape(len(keys), -1, keys.shape[-1])  # (B, n * T, K)
+        scores = queries @ keys.transpose(1, 2)
         scores = scores.masked_fill(~grounding.of_passages[:, None], float("-inf"))
-        nothing = self.reluctance + queries @ self.nothing / x.shape[-1] ** 0.5
+        nothing = self.reluctance + queries @ self.nothing
         return torch.cat([scores, nothing[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
 
 
@@ -211,7 +212,7 @@ class Documents(nn.Module):
         slots = self.reader(ids.flatten(0, 1), words).unflatten(0, ids.shape[:2])
         segments = tuple(
             Segment(
-                f"passage {n + 1}",
+                f"{PASSAGE}{n + 1}",
                 n * length,
                 (n + 1) * length,
                 words=tuple(

@@ -84,6 +84,15 @@ class Memory:
             None if self.lift is None else self.lift[rows],
         )
 
+    def before(self, slot: int) -> Memory:
+        """The memory without its segments from a slot on."""
+        return Memory(
+            self.tokens[:, :slot],
+            tuple(segment for segment in self.segments if segment.stop <= slot),
+            None if self.mask is None else self.mask[:, :slot],
+            None if self.lift is None else self.lift[:, :slot],
+        )
+
     @property
     def sure(self) -> list[tuple[tuple[int, ...], ...]]:
         """The phrases, as token ids, that are sure to be in each image and not hidden."""

@@ -1,0 +1,94 @@
+"""Passages of documents beside an image: as tokens that a model reads, and as what an answer is spelled like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from vlm.documents.passages import Passage
+from vlm.errors import UserError
+from vlm.model.config import DocumentsConfig
+from vlm.tokenizer import Tokenizer
+
+
+class DocumentsError(UserError):
+    """Documents that cannot be read beside an image; the message says why."""
+
+
+def as_passages(documents: Sequence[str | Passage]) -> list[Passage]:
+    """Texts of the caller's own as passages of sources called "document 1" and so on; passages as they are.
+
+    Raises DocumentsError for an empty text.
+    """
+    if isinstance(documents, str | Passage):
+        raise DocumentsError(
+            "documents are a list of texts or passages; put a single one in a list"
+        )
+    passages = []
+    for number, document in enumerate(documents, 1):
+        if isinstance(document, str):
+            document = Passage(document, f"document {number}", None, 0, len(document))
+        if not document.text.strip():
+            raise DocumentsError(f"{document.source} has a passage without a word; leave it out")
+        passages.append(document)
+    return passages
+
+
+def fitting(
+    passages: Sequence[Passage], tokenizer: Tokenizer, config: DocumentsConfig
+) -> list[tuple[Passage, list[int], list[str]]]:
+    """Passages with their token ids and what each spells; what is too long for the model is cut between words.
+
+    Raises DocumentsError where they are more than the model reads at once.
+    """
+    cut: list[tuple[Passage, list[int], list[str]]] = []
+    for passage in passages:
+        ids, pieces = tokenizer.pieces(passage.text)
+        begins = [n for n, piece in enumerate(pieces) if piece.startswith(" ")]
+        parts = -(-len(ids) // config.length)
+        start = 0
+        while start < len(ids):
+            # Parts of about one length, so that none is a few words.
+            aim = min(start + -(-len(ids) // parts), start + config.length, len(ids))
+            stop = (
+                aim
+                if aim == len(ids)
+                else max((b for b in begins if start < b <= aim), default=aim)
+            )
+            cut.append((passage, ids[start:stop], pieces[start:stop]))
+            start = stop
+    if len(cut) > config.most:
+        raise DocumentsError(
+            f"the documents are {len(cut)} passages of up to {config.length} tokens, and this model reads "
+            f"{config.most} at once; give those that matter, or search for them in an index (vlm index)"
+        )
+    return cut
+
+
+def spelled_as(words: Sequence[str], passages: Sequence[Passage]) -> list[str]:
+    """Words of an answer with the capitals that they have where a passage has them in a row, or as they are.
+
+    A place inside a sentence counts before one at its start, where any word has a capital.
+    """
+    if not words:
+        return []
+    pattern = re.compile(r"\W+".join(map(re.escape, words)), re.IGNORECASE)
+    found = [
+        (
+            match.start() == 0 or passage.text[: match.start()].rstrip()[-1:] in (".", "!", "?"),
+            match,
+        )
+        for passage in passages
+        for match in pattern.finditer(passage.text)
+        if not (match.start() and passage.text[match.start() - 1].isalnum())
+        and not passage.text[match.end() : match.end() + 1].isalnum()
+    ]
+    if not found:
+        return list(words)
+    match = min(found, key=lambda one: one[0])[1]
+    spelled, at = [], 0
+    for word in words:
+        at = match.group().lower().index(word.lower(), at)
+        spelled.append(match.group()[at : at + len(word)])
+        at += len(word)
+    return spelled

@@ -1,0 +1,49 @@
+"""What an answer beside documents rests on, in words and as JSON has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+# Types alone: what renders answers must not wait for torch.
+if TYPE_CHECKING:
+    from vlm.documents.passages import Passage
+    from vlm.explain.evidence import Evidence
+
+NOT_THERE = "not in the documents"
+"""What a model answers where neither the photo nor a passage has it."""
+
+
+def cited(text: str, found: Evidence, passages: Sequence[Passage]) -> str:
+    """What an answer rests on, in words."""
+    if text.lower() == NOT_THERE:
+        return NOT_THERE
+    if found.cited is not None:
+        return f"stands in {place_of(passages[found.cited])}"
+    return (
+        "from the photo" if found.ground == "photo" else "from neither the photo nor the documents"
+    )
+
+
+def sources(found: Evidence, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+    """What each source did for an answer, JSON-ready."""
+    told: list[dict[str, Any]] = []
+    for use in found.sources:
+        use_of: dict[str, Any] = {"source": "photo", "share": use.share, "lost": use.lost}
+        if use.passage is not None:
+            passage = passages[use.passage]
+            use_of |= {
+                "source": passage.source,
+                "page": passage.page,
+                "start": passage.start,
+                "end": passage.end,
+                "text": passage.text,
+                "words": [{"text": word, "share": share} for word, share in use.words],
+            }
+        told.append(use_of)
+    return told
+
+
+def place_of(passage: Passage) -> str:
+    """Where a passage stands, to read: "notes.pdf, page 3"."""
+    return passage.source if passage.page is None else f"{passage.source}, page {passage.page}"

@@ -1,0 +1,128 @@
+"""What an answer rests on, of a photo and of passages beside it: what was attended to, and what it would lose without.
+
+Attention says where the layers behind the decoder looked; what a source is worth is measured by taking it away: the
+text is run again without it, all sources in one batch, and what it loses in log-probability is exact. The two may
+disagree (Jain and Wallace, NAACL 2019), so both are told, and citations rest on the loss alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlm.explain.finished import Finished
+from vlm.explain.hiding import chosen_logprobs, falls, with_slots
+from vlm.model.documents import PASSAGE
+from vlm.model.memory import Segment
+
+LEAST = 1.0  # nats that an answer loses without what it is said to rest on
+
+Ground = Literal["photo", "passage", "nothing"]
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """What one source did for a text: its `share` of the attention, in 0..1, and what the text would lose, in nats.
+
+    `passage` is its place among the passages, or None for the photo with its tags. `words` are a passage's words, each
+    with its part of the attention on the passages, 0..1.
+    """
+
+    passage: int | None
+    share: float
+    lost: float
+    words: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a text rests on: every source's use, the photo's first, and for each word of the text the sources' shares.
+
+    `lost_by_word` and `share_by_word` have a row for each word, with a number for each of the `sources`.
+    """
+
+    sources: tuple[SourceUse, ...]
+    share_by_word: tuple[tuple[float, ...], ...]
+    lost_by_word: tuple[tuple[float, ...], ...]
+
+    @property
+    def cited(self) -> int | None:
+        """The passage without which the text would lose most, and at least LEAST nats; None where there is none."""
+        passages = [source for source in self.sources if source.passage is not None]
+        best = max(passages, key=lambda source: source.lost, default=None)
+        return None if best is None or best.lost < LEAST else best.passage
+
+    @property
+    def ground(self) -> Ground:
+        """What the text rests on most: a passage where one is cited, else the photo where that is worth LEAST nats."""
+        if self.cited is not None:
+            return "passage"
+        return "photo" if self.sources[0].lost >= LEAST else "nothing"
+
+
+@torch.inference_mode()
+def evidence(finished: Finished, lost_without_photo: Tensor) -> Evidence:
+    """The evidence of a text beside passages.
+
+    `lost_without_photo` `(T,)` is what each of its tokens loses without the photo, in nats. Raises ValueError where
+    there are no passages.
+    """
+    if finished.projected.grounding is None:
+        raise ValueError("there are no passages beside this image")
+    passages = [s for s in finished.memory.segments if s.name.startswith(PASSAGE)]
+    prompt, spans = len(finished.prompt.ids), finished.tokenizer.words(finished.ids)
+
+    looked = _looked(finished)[prompt:]  # (T, S)
+    lost = _lost(finished, passages)[prompt:]  # (T, N)
+    lost = torch.cat([lost_without_photo[:, None].to(lost), lost], dim=1)  # (T, 1 + N)
+    of_passages = torch.stack([looked[:, s.start : s.stop].sum(dim=1) for s in passages], dim=1)
+    shares = torch.cat([1 - of_passages.sum(dim=1, keepdim=True), of_passages], dim=1)
+
+    by_word = [
+        (shares[list(span.tokens)].mean(dim=0), lost[list(span.tokens)].sum(dim=0))
+        for span in spans
+    ]
+    mean, total = shares.mean(dim=0).tolist(), lost.sum(dim=0).tolist()
+    sources = [SourceUse(None, mean[0], total[0])]
+    for number, segment in enumerate(passages):
+        words = _words(segment, looked[:, segment.start : segment.stop].mean(dim=0))
+        sources.append(SourceUse(number, mean[number + 1], total[number + 1], words))
+    return Evidence(
+        tuple(sources),
+        tuple(tuple(share.tolist()) for share, _ in by_word),
+        tuple(tuple(nats.tolist()) for _, nats in by_word),
+    )
+
+
+def _looked(finished: Finished) -> Tensor:
+    """Where the layers behind the decoder looked as each token was chosen, mean over layers and heads, `(T, S)`."""
+    grounding = finished.projected.grounding
+    assert grounding is not None
+    decoded = finished.model.decoder(finished.sequence, finished.projected, explicit=True)
+    layers = decoded.cross_attention[-len(grounding.layers) :]
+    return torch.stack([layer[0].mean(dim=0) for layer in layers]).mean(dim=0)[finished.rows]
+
+
+def _lost(finished: Finished, passages: list[Segment]) -> Tensor:
+    """What each token of the prompt and the text loses without each passage, `(T, N)`, at least 0."""
+    shown = finished.memory.real.repeat(1 + len(passages), 1)
+    for row, segment in enumerate(passages, 1):
+        shown[row, segment.start : segment.stop] = False
+    ids = finished.ids
+    return falls(finished, with_slots(finished, shown), lambda x: chosen_logprobs(x, ids))[0]
+
+
+def _words(segment: Segment, looked: Tensor) -> tuple[tuple[str, float], ...]:
+    """A passage's words, each with the attention on its tokens; `looked` is `(L,)`."""
+    assert segment.words is not None
+    words: list[tuple[str, float]] = []
+    for piece, weight in zip(segment.words[0], looked.tolist(), strict=True):
+        if piece.startswith(" "):
+            words.append((piece.strip(), weight))
+        elif words:
+            text, before = words[-1]
+            words[-1] = (text + piece, before + weight)
+    return tuple(words)
