@@ -23,7 +23,6 @@ from vlm.answers import (
     progress,
     words_of,
 )
-from vlm.beside import DocumentsError, as_passages, fitting, spelled_as
 from vlm.boxes import Place, places_of
 from vlm.documents.passages import Passage
 from vlm.explain.evidence import Evidence, evidence
@@ -42,6 +41,7 @@ from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.nudges import Nudge
 from vlm.options import ANSWER, CAPTION, READING, TOLD, Options, choose
+from vlm.passages_beside import DocumentsError, as_passages, fitting, spelled_as
 from vlm.prompts import (
     Prompt,
     QuestionError,

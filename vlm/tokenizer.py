@@ -103,7 +103,7 @@ class Tokenizer:
         """The ids of `encode`, and what of the text each stands for; a space in front says that a word begins."""
         text = text.encode("utf-8", "replace").decode().strip()
         encoded = self.backend.encode(text, add_special_tokens=False)
-        begins = [start == 0 or text[start - 1].isspace() for start, _ in encoded.offsets]
+        begins = [start == 0 or text[start].isspace() for start, _ in encoded.offsets]
         parts = [text[start:end].strip() for start, end in encoded.offsets]
         return encoded.ids, [f" {part}" if new else part for new, part in zip(begins, parts)]
 

@@ -281,14 +281,14 @@ def sheet(
         rivals = [other for other in CATEGORIES[category] if other not in there[category]]
         for other in generator.sample(rivals, min(generator.randint(1, 3), len(rivals))):
             add(other, relation)
-    size = generator.randint(max(1, passages // 2), passages) - len(claims)
+    size = max(1, generator.randint(passages // 2, passages) - len(claims))
     while len(facts) < size * 4 // 3:
         thing = generator.choice(
             [*sorted(set().union(*there.values())), *generator.sample(NOUNS, 6)]
         )
         add(thing, generator.choice(sorted(RELATIONS)))
     # Some passages hold two facts: what is asked for is to be found among other words.
-    together = [facts[:1], *([fact] for fact in facts[1:size])] if size else []
+    together = [[fact] for fact in facts[:size]]
     for fact in facts[size:]:
         generator.choice(together).append(fact)
     texts: list[tuple[str, Sequence[Fact]]] = [(_said(own, generator), own) for own in together]
