@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.push_to_hf_hub import save_for_hf
-from parity import bert_vocabulary, photos, their_words
+from parity import bert_vocabulary, photos, randomise, their_words
 from test_weights_coca import hub_tokenizer
 from test_weights_donut import RECEIPT, sentencepiece_tokenizer
 from test_weights_florence import tokenizer as florence_tokenizer
@@ -30,6 +30,10 @@ from transformers import (
     Florence2Processor,
     GPT2Config,
     MBartConfig,
+    Pix2StructConfig,
+    Pix2StructForConditionalGeneration,
+    Pix2StructImageProcessorPil,
+    Pix2StructProcessor,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
     ViTConfig,
@@ -248,3 +252,31 @@ def test_florence(tmp_path):
     (expected,) = their_words(sequences, prompt=2, end=2)
     assert list(image.caption(beams=3, max_tokens=8, min_tokens=0).ids) == expected
     assert image.explain("a red dog").maps()[0].grid == (24, 24)
+
+
+@torch.inference_mode()
+def test_pix2struct(tmp_path):
+    """The base model's size, but for the rows of the vocabulary, on an eighth of its patches."""
+    words = sentencepiece_tokenizer()
+    tokens = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = Pix2StructConfig(text_config={"vocab_size": len(words), **tokens})
+    model = Pix2StructForConditionalGeneration(config).eval()
+    randomise(model)
+    images = Pix2StructImageProcessorPil(max_patches=256)
+    model.save_pretrained(tmp_path)
+    Pix2StructProcessor(images, words).save_pretrained(tmp_path)
+    ours = vlm.load(tmp_path)
+    image = ours.encode(photos()[0])
+    inputs = images(photos()[:1], return_tensors="pt")
+    ids = torch.randint(5, 80, (1, 20))
+    theirs = model(**inputs, decoder_input_ids=ids)
+    real = inputs["attention_mask"].bool()
+    states = theirs.encoder_last_hidden_state[real][None]
+    torch.testing.assert_close(image.memory.tokens, states, atol=1e-4, rtol=1e-4)
+    decoder = ours.model.decoder
+    actual = decoder.logits(decoder(ids, image.projected).hidden)
+    torch.testing.assert_close(actual, theirs.logits, atol=1e-4, rtol=1e-4)
+    sequences = model.generate(**inputs, num_beams=3, max_new_tokens=8, do_sample=False)
+    (expected,) = their_words(sequences, prompt=1, end=2)
+    assert list(image.caption(beams=3, max_tokens=8, min_tokens=0).ids) == expected
+    assert image.memory.image.grid == (12, 20)

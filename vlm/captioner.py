@@ -35,9 +35,10 @@ from vlm.explain.regions import Box, RegionError, filled, slots_shown
 from vlm.fields import fields_of
 from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, Frame, ImageError, ImageSource, Photo, read_photo
+from vlm.images.header import with_header
 from vlm.model.decoder import Projected
 from vlm.model.documents import PASSAGE, passage_ids
-from vlm.model.memory import Memory
+from vlm.model.memory import Memory, below_header, image_memory
 from vlm.model.model import VisionLanguageModel
 from vlm.nudges import Nudge
 from vlm.options import ANSWER, CAPTION, READING, TOLD, Options, choose
@@ -84,6 +85,9 @@ class EncodedImage:
     passages: tuple[
         Passage, ...
     ] = ()  # what stands beside it, in the order of the memory's segments
+    question: str | None = None  # what is painted above the picture
+    header: float = 0.0  # the share of the height that this takes
+    plain: EncodedImage | None = None  # the image that it was painted above
 
     @property
     def picture(self) -> Image.Image:
@@ -94,6 +98,18 @@ class EncodedImage:
     def frame(self) -> Frame:
         """Where what the model saw lies on `picture`."""
         return self.photo.frame
+
+    def asked(self, question: str | None) -> EncodedImage:
+        """The image as the model sees it when it is asked: itself, unless questions are painted above the picture.
+
+        Then it is encoded anew with each. Raises QuestionError, see `ask`.
+        """
+        painted = self.captioner.tokenizer.config.painted
+        if question is None or question == self.question or not painted:
+            return self
+        self.captioner.prompt(question)  # what is wrong is told here
+        plain = self.plain or self
+        return self.captioner.painted(plain, question)
 
     def caption(self, **options: Any) -> Answer:
         """Caption the image; `options` are those of `vlm.Options`, three beams by default."""
@@ -174,16 +190,17 @@ class EncodedImage:
         """
         asked = None if question is None else [question]
         chosen = self.captioner.choose(asked, options)
+        image = self.asked(question)
         start = time.perf_counter()
-        projected, prompts = self.captioner.start([self], asked)
-        nudges = self.captioner.nudges([self], asked)
+        projected, prompts = self.captioner.start([image], asked)
+        nudges = self.captioner.nudges([image], asked)
         answering = question is not None
         first = None
         for (hypotheses,) in self.captioner.steps(projected, prompts, chosen, answering, nudges):
             first = first or time.perf_counter()
             yield progress(self.captioner.tokenizer, hypotheses)
         took = Took.since(start, first)
-        answer = self.captioner.answer(self, question, hypotheses, took)
+        answer = self.captioner.answer(image, question, hypotheses, took)
         yield Progress(answer.words, answer=answer)
 
     def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:
@@ -240,15 +257,16 @@ class EncodedImage:
 
     def finished(self, ids: Sequence[int], question: str | None = None) -> Finished:
         """A caption's or an answer's tokens as what explanations take."""
-        captioner = self.captioner
+        captioner, image = self.captioner, self.asked(question)
         return Finished(
             captioner.model,
             captioner.tokenizer,
-            self.memory,
-            self.projected,
+            image.memory,
+            image.projected,
             tuple(ids),
             question,
-            (lambda: captioner.preprocess.pixels(self.photo.seen)) if self.whole else None,
+            (lambda: captioner.preprocess.pixels(image.photo.seen)) if image.whole else None,
+            image.header,
         )
 
     def region(self, box: Box, pixels: bool = False) -> EncodedImage:
@@ -265,7 +283,9 @@ class EncodedImage:
         return self._shown(box, False, pixels)
 
     def _shown(self, box: Box, inside: bool, pixels: bool) -> EncodedImage:
-        if pixels:
+        if self.plain is not None:
+            return self.plain._shown(box, inside, pixels).asked(self.question)
+        if pixels or self.captioner.tokenizer.config.painted:  # there is no memory to hide them in
             if not self.whole:
                 raise RegionError(
                     "some patches are hidden in the memory already; hide all in the picture, or all there"
@@ -307,7 +327,11 @@ class EncodedImage:
         picture = self.picture.copy()
         picture.thumbnail((side, side))
         frame = self.frame.scaled(*picture.size)
-        return replace(self, photo=replace(self.photo, frame=frame, whole=lambda: picture))
+        small = replace(self, photo=replace(self.photo, frame=frame, whole=lambda: picture))
+        if self.plain is None:
+            return small
+        plain = replace(self.plain.photo, frame=frame, whole=lambda: picture)
+        return replace(small, plain=replace(self.plain, photo=plain))
 
     def __reduce__(self) -> Any:
         raise TypeError("an encoded image holds its model; pickle its answers, or encode it anew")
@@ -371,7 +395,7 @@ class Captioner:
         return self.encode_all([source])[0]
 
     def read(self, source: ImageSource, max_pixels: int = MAX_PIXELS) -> Photo:
-        """A photo that waits to be encoded, and needs little room until then.
+        """A photo that waits to be encoded, and mostly needs little room until then.
 
         Raises ImageError when it is none, or has more than `max_pixels`.
         """
@@ -383,14 +407,39 @@ class Captioner:
         if not sources:
             return []
         photos = [s if isinstance(s, Photo) else self.read(s) for s in sources]
+        if self.tokenizer.config.painted:
+            return [self._unasked(photo) for photo in photos]
+        if self.preprocess.fit == "patches":  # each has a size of its own
+            return [self._encoded([photo])[0] for photo in photos]
+        return self._encoded(photos)
+
+    @torch.inference_mode()
+    def painted(self, image: EncodedImage, question: str) -> EncodedImage:
+        """An image encoded with a question above it; its maps lie on the image alone."""
+        seen, header = with_header(image.photo.seen, question.strip())
+        photo = replace(image.photo, seen=seen)
+        (encoded,) = self._encoded([photo])
+        assert image.memory.image.grid is not None
+        memory = below_header(encoded.memory, header, image.memory.image.grid)
+        return replace(encoded, memory=memory, question=question, plain=image, header=header)
+
+    def _unasked(self, photo: Photo) -> EncodedImage:
+        """A photo that waits for a question to be painted above it: its memory has a grid, and shows nothing."""
+        grid = self.preprocess.grid(*photo.seen.size)
+        memory, projected = self.blind
+        tokens = memory.tokens.new_zeros(1, grid[0] * grid[1], memory.tokens.shape[2])
+        return EncodedImage(self, photo, image_memory(tokens, grid), projected, 0.0)
+
+    def _encoded(self, photos: Sequence[Photo]) -> list[EncodedImage]:
+        """Photos of one size, encoded in one batch."""
         start = time.perf_counter()
         pixels = torch.stack([self.preprocess.pixels(photo.seen) for photo in photos])
         pixels = pixels.to(self.model.device)
         memory = self.model.encode(pixels)
         projected = self.model.project(memory)
         synchronise(self.model.device)
-        ms = (time.perf_counter() - start) * 1000 / len(sources)
-        rows = [torch.tensor([i], device=self.model.device) for i in range(len(sources))]
+        ms = (time.perf_counter() - start) * 1000 / len(photos)
+        rows = [torch.tensor([i], device=self.model.device) for i in range(len(photos))]
         return [
             EncodedImage(self, photo, memory.select(row), projected.select(row), ms)
             for photo, row in zip(photos, rows)
@@ -493,6 +542,11 @@ class Captioner:
     ) -> list[Answer]:
         """Caption every image (`questions` None), or ask every image all of the questions, in one batch."""
         asked: list[str | None] = list(questions) if questions is not None else [None]
+        if self.tokenizer.config.painted and questions is not None:
+            if len(images) * len(questions) > 1:  # they have nothing to share
+                pairs = [(image, question) for image in images for question in questions]
+                return [self.write([image], [question], options)[0] for image, question in pairs]
+            images = [images[0].asked(questions[0])]
         start = time.perf_counter()
         projected, prompts = self.start(images, questions)
         nudges = self.nudges(images, questions)
@@ -501,10 +555,10 @@ class Captioner:
         for step in steps:
             results = step
         took = Took.since(start, first, len(prompts))
-        pairs = [(image, question) for image in images for question in asked]
+        asking = [(image, question) for image in images for question in asked]
         return [
             self.answer(image, question, hypotheses, took)
-            for (image, question), hypotheses in zip(pairs, results)
+            for (image, question), hypotheses in zip(asking, results)
         ]
 
     @torch.inference_mode()
@@ -524,6 +578,7 @@ class Captioner:
         finished: bool = True,
     ) -> Answer:
         """The probability that the model gives to a text's tokens, and where it `finished` to its end."""
+        image = image.asked(question)
         start = time.perf_counter()
         projected, (prompt,) = self.start([image], None if question is None else [question])
         room = self.model.config.decoder.max_length - len(prompt)

@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from vlm.answers import Answer, Word, progress, sure_text
@@ -276,7 +276,11 @@ class Engine:
     def _decode(self, jobs: Sequence[Job[Answer]]) -> None:
         """Run the searches of several requests as one; each is done as soon as its own is."""
         captioner = self.captioner
-        searches = [job.work for job in jobs if isinstance(job.work, Search)]
+        searches = [
+            replace(job.work, image=job.work.image.asked(job.work.question))
+            for job in jobs
+            if isinstance(job.work, Search)
+        ]
         start, first = time.perf_counter(), None
 
         def finish(row: int, hypotheses: Sequence[Hypothesis]) -> None:

@@ -19,6 +19,9 @@ _SAME = str.maketrans(
 )
 
 
+_PAINTED = 2_000  # characters above a picture, of which more would leave it no room
+
+
 class QuestionError(UserError):
     """A question or text that the model cannot be asked; the message says why."""
 
@@ -84,8 +87,14 @@ def question_prompt(tokenizer: Tokenizer, question: str, room: int | None = None
 
     A question may also be an instruction's name, such as "detect" or "ground: a dog"; see `TextConfig.instructions`.
     Raises QuestionError where the question has no word, where of the `room` tokens that the model reads it leaves none,
-    or where the model answers none.
+    or where the model answers none. One that is painted above the picture is no part of the prompt.
     """
+    if tokenizer.config.painted:
+        if len(_spelled(tokenizer, question)) > _PAINTED:
+            raise QuestionError(
+                f"the question is too long: {len(question)} characters, and this model reads {_PAINTED}"
+            )
+        return caption_prompt(tokenizer)
     if tokenizer.question is None or tokenizer.answer is None:
         raise QuestionError("this model answers no questions; it writes captions")
     words = tokenizer.encode(_spelled(tokenizer, question))

@@ -30,7 +30,8 @@ class TextConfig:
     its words, where a model has such marks; `begin` is the token that every text of it begins with, behind the prompt.
     Of a model that was trained on questions as people write them, `verbatim` keeps their case and their marks. `fields`
     says that texts hold marked fields, see `vlm.fields`. `instructions` are what a model was trained to be told, by a
-    name such as "caption", with {} where a text of the user's goes.
+    name such as "caption", with {} where a text of the user's goes. `painted` says that a question is painted above the
+    picture, so that the encoder reads it, and the answer starts as a caption does.
     """
 
     pad: str = "<pad>"
@@ -45,6 +46,7 @@ class TextConfig:
     verbatim: bool = False
     fields: bool = False
     instructions: dict[str, str] = field(default_factory=dict)
+    painted: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -48,6 +48,10 @@ def start_model(
             raise RecipeError(
                 f"init {recipe.init} reads questions apart from its decoder, which cannot be trained here"
             )
+        if start.config.vision.preprocess.fit == "patches":
+            raise RecipeError(
+                f"init {recipe.init} gives each image a size of its own, which cannot be trained here"
+            )
         own = start.config.decoder
         heads = recipe_heads(recipe) or own.alignment_heads
         config = replace(

@@ -21,7 +21,7 @@ class Finished:
     """A caption (`question` None) or an answer about one image, its `memory` of batch 1 and what projects it.
 
     `ids` are the text's tokens without prompt and end; `pixels` makes what the encoder saw, `(3, H, W)`, where that is
-    still to be had.
+    still to be had. Of its height the share `header` is a question that is painted above the photo.
     """
 
     model: Runtime
@@ -31,6 +31,7 @@ class Finished:
     ids: tuple[int, ...]
     question: str | None = None
     pixels: Callable[[], Tensor] | None = None
+    header: float = 0.0
 
     @cached_property
     def asked(self) -> Prompt:

@@ -35,10 +35,13 @@ def pixel_occlusion(finished: Finished, choice: Choice) -> tuple[Looks, Looks | 
     assert grid is not None
     hidden, around = windows(grid)
     covers = torch.cat([torch.zeros_like(hidden[:1]), hidden])
+    above = round(finished.header * pixels.shape[1])
+    photo = torch.Size((pixels.shape[1] - above, pixels.shape[2]))
 
     def variants() -> Iterator[Projected]:
         for part in covers.split(BATCH):
-            hidden = on_pixels(part.to(pixels.device), grid, pixels.shape[1:])  # (n, H, W)
+            hidden = on_pixels(part.to(pixels.device), grid, photo)
+            hidden = F.pad(hidden, (0, 0, above, 0))  # (n, H, W)
             photos = pixels.masked_fill(hidden[:, None], 0)
             yield finished.model.project(finished.model.encode(photos))
 

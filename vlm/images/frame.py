@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from PIL import Image
 
-from vlm.typed import Finite, Limit, Positive, check_fields
+from vlm.typed import FieldError, Finite, Limit, Natural, Positive, check_fields
 
 if TYPE_CHECKING:
     import torch
@@ -97,23 +97,28 @@ class Preprocess:
     """From an image to the model's pixels: size, fit, interpolation, mean and deviation, as the encoder was trained.
 
     `fit` is "squash" (the whole image, aspect ratio not kept), "crop" (the largest box of the input's shape in the
-    middle, rounded to pixels as torchvision's Resize and CenterCrop do) or "pad" (the whole image in the middle of
-    black, its shape kept, resized in the two steps of Donut's thumbnails). `size` is `(height, width)`; `mean` and
-    `std` are for values in 0..1. Raises `vlm.typed.FieldError` for a value that a field does not take.
+    middle, rounded to pixels as torchvision's Resize and CenterCrop do), "pad" (the whole image in the middle of
+    black, its shape kept, resized in the two steps of Donut's thumbnails) or "patches" (the whole image, nearly in its
+    shape, as the most patches of `size` that are no more than `patches`, normalised by its own mean and deviation;
+    Pix2Struct, Lee et al. 2023). `size` is `(height, width)`; `mean` and `std` are for values in 0..1. Raises
+    `vlm.typed.FieldError` for a value that a field does not take.
     """
 
     size: tuple[Side, Side]
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
-    fit: Literal["squash", "crop", "pad"] = "squash"
+    fit: Literal["squash", "crop", "pad", "patches"] = "squash"
     interpolation: Interpolation = "bicubic"
+    patches: Natural = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if (self.patches > 0) != (self.fit == "patches"):
+            raise FieldError(f"patches {self.patches} and fit {self.fit} are not of one kind")
 
     def frame(self, width: int, height: int) -> Frame:
         """Where the model's input lies on an image of that size."""
-        if self.fit == "squash":
+        if self.fit in ("squash", "patches"):
             return Frame(width, height, (0.0, 0.0, float(width), float(height)))
         if self.fit == "pad":
             return self._padded_frame(width, height)
@@ -134,7 +139,12 @@ class Preprocess:
         return Frame(width, height, box)
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """What the model sees of `image` (RGB, upright), in the input's size; of its own result, an equal picture."""
+        """What the model sees of `image` (RGB, upright), in the input's size; of its own result, an equal picture.
+
+        An image that becomes "patches" is kept as it is, for its mean and deviation are its own.
+        """
+        if self.fit == "patches":
+            return image
         if self.fit == "pad":
             return self._padded(image)
         return self.cut(image, self.frame(image.width, image.height).box)
@@ -147,10 +157,10 @@ class Preprocess:
     def spare(self, width: int, height: int) -> float:
         """By how much an image's sides may be divided before a box is cut out, with little difference; 1 is not at all.
 
-        Twice the input's pixels have to be left. "nearest" and "box" take or leave single ones, and "pad" resizes all
-        of them twice.
+        Twice the input's pixels have to be left. "nearest" and "box" take or leave single ones, "pad" resizes all of
+        them twice, and "patches" takes their mean and deviation.
         """
-        if self.interpolation in ("nearest", "box") or self.fit == "pad":
+        if self.interpolation in ("nearest", "box") or self.fit in ("pad", "patches"):
             return 1.0
         left, top, right, bottom = self.frame(width, height).box
         return min((right - left) / (2 * self.size[1]), (bottom - top) / (2 * self.size[0]))
@@ -204,6 +214,25 @@ class Preprocess:
 
         # A copy, because torch cannot hold PIL's read-only buffer.
         levels = torch.from_numpy(np.array(seen, dtype=np.uint8)).permute(2, 0, 1)
+        if self.fit == "patches":
+            return self._patched(levels.float())
         mean = torch.tensor(self.mean).view(3, 1, 1)
         std = torch.tensor(self.std).view(3, 1, 1)
         return (levels.float().div_(255) - mean) / std
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of the patches that an image of that size becomes, where `fit` is "patches"."""
+        high, wide = self.size
+        scale = (self.patches * (high / height) * (wide / width)) ** 0.5
+        rows, columns = int(scale * height / high), int(scale * width / wide)
+        return max(min(rows, self.patches), 1), max(min(columns, self.patches), 1)
+
+    def _patched(self, levels: torch.Tensor) -> torch.Tensor:
+        """Pixels of whole patches, as transformers' Pix2Struct makes them of levels `(3, H, W)`."""
+        import torch.nn.functional as F
+
+        deviation = levels.std(correction=0).clamp(min=levels.numel() ** -0.5)
+        normalised = (levels - levels.mean()) / deviation
+        rows, columns = self.grid(levels.shape[2], levels.shape[1])
+        size = (rows * self.size[0], columns * self.size[1])
+        return F.interpolate(normalised[None], size, mode="bilinear", antialias=True)[0]

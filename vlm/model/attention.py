@@ -35,7 +35,7 @@ class Attention(nn.Module):
         """What was attended to, `(R, T, D)`, its keys and values, and the probabilities `(R, H, T, S)` if `explicit`.
 
         With a `memory`, which `project` made, it is that; else the tokens of `past` and these. `mask` is True where
-        a query may look and broadcasts to `(B, H, n * T, S)`.
+        a query may look, or numbers to add to its scores, and broadcasts to `(B, H, n * T, S)`.
         """
         key_value = memory if memory is not None else joined(past, self.project(x))
         attended, probabilities = attend(self.query(x), key_value, self.heads, mask, explicit)
@@ -75,8 +75,10 @@ def attend(
     probabilities = None
     if explicit:
         scores = queries @ keys.transpose(-1, -2) / (width // heads) ** 0.5
-        if mask is not None:
+        if mask is not None and mask.dtype == torch.bool:
             scores = scores.masked_fill(~mask, float("-inf"))
+        elif mask is not None:
+            scores = scores + mask
         weights = scores.softmax(dim=-1)  # (B, H, n * T, S)
         attended = weights @ values
         probabilities = weights.unflatten(2, (rows // images, length))

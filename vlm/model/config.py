@@ -43,9 +43,9 @@ class ConfigError(FieldError):
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A timm encoder by name, and how an image becomes its input.
+    """A timm encoder by name, or "pix2struct" (see `vlm.model.patch_transformer`), and how an image becomes its input.
 
-    `options` are keywords of the timm model that differ from the name's, such as its `depth`; `norm_eps`, where given,
+    `options` are keywords of the model that differ from the name's, such as its `depth`; `norm_eps`, where given,
     is the epsilon of its layer norms. `prefix` keeps the class and register tokens, in front of the patches;
     `last_norm` False leaves out the norm behind the last block. `detail`, of CNNs, gives each patch also the four cells
     of the map of half its stride: the memory's grid is twice as fine.
@@ -99,6 +99,10 @@ class DecoderConfig:
     cross-attention. `tied` output weights are the token embeddings; `head_transform` puts BERT's dense layer,
     activation and norm before them, and `head_bias` a bias behind. `causal` False lets a token see later ones. A reader
     whose pattern is "sm" reads the question and the image as one: `slots` of the memory stand in front of its tokens.
+    `norm` "rms" divides by the root mean square alone, and a `gated` MLP multiplies its activated layer with a second
+    (GEGLU, Shazeer 2020). With `buckets` tokens have no places: self-attention adds to its scores a number that is
+    learned for how far back a token lies, in as many steps, the last for `reach` tokens and more (T5, Raffel et al.
+    2020).
     `alignment_heads` are the cross-attention heads, `(layer, head)` from 0, whose mean says where a word looked; where
     none is named all do. They differ: some look at what a word is about, others at the picture's border.
     """
@@ -124,6 +128,10 @@ class DecoderConfig:
     head_transform: bool = False
     head_bias: bool = False
     slots: Natural = 0
+    norm: Literal["layer", "rms"] = "layer"
+    gated: bool = False
+    buckets: Natural = 0
+    reach: Natural = 128
     alignment_heads: tuple[tuple[Natural, Natural], ...] = ()
 
     @property
@@ -140,6 +148,10 @@ class DecoderConfig:
         if self.slots and (self.pattern != "sm" or self.causal or self.memory_width != self.width):
             raise ConfigError(
                 "slots stand in front of tokens where pattern is sm, causal false and memory_width the width"
+            )
+        if self.buckets and (not self.causal or self.buckets // 2 not in range(1, self.reach)):
+            raise ConfigError(
+                f"buckets are at least 2 steps back of a causal decoder, not {self.buckets} for a reach of {self.reach}"
             )
         for layer, head in self.alignment_heads:
             if layer >= self.sublayers.count("c") or head >= self.heads:
@@ -275,7 +287,8 @@ class ModelConfig:
             raise ConfigError(
                 "documents are for a decoder that attends to the image by itself, and whose memory_width is its width"
             )
-        if "vqa" in self.tasks and not (self.text.question and self.text.answer):
+        marked = self.text.question and self.text.answer
+        if "vqa" in self.tasks and not (marked or self.text.painted):
             raise ConfigError("text.question and text.answer begin and end a question of tasks vqa")
         if self.reader is not None and self.reader.width != self.decoder.memory_width:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from vlm.model.attention import Attention, KeyValue, causal_mask
 from vlm.model.config import DecoderConfig
 from vlm.model.documents import Grounding
 from vlm.model.memory import Memory
-from vlm.model.sublayers import Sublayer, activation, initialise
+from vlm.model.sublayers import Sublayer, activation, initialise, norm_layer
 
 Cache = tuple[KeyValue, ...]
 """Keys and values of the tokens so far, one entry a self-attention sublayer, each `(R, H, T, D / H)`."""
@@ -121,8 +122,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.position_embedding = nn.Embedding(config.max_length, config.width)
-        norm = partial(nn.LayerNorm, config.width, eps=config.norm_eps)
+        self.position_embedding: nn.Embedding | None = None
+        self.distance_embedding: nn.Embedding | None = None
+        if config.buckets:
+            self.distance_embedding = nn.Embedding(config.buckets, config.heads)
+        else:
+            self.position_embedding = nn.Embedding(config.max_length, config.width)
+        norm = partial(norm_layer, config, config.width)
         self.embedding_norm = norm() if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.sublayers = nn.ModuleList(Sublayer(kind, config) for kind in config.sublayers)
@@ -139,7 +145,7 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.position_embedding.weight.device
+        return self.token_embedding.weight.device
 
     def project(self, memory: Memory) -> Projected:
         """Cross keys and values of every layer, `(B, H, S, D / H)`."""
@@ -195,13 +201,18 @@ class Decoder(nn.Module):
         Masks are True where a query may look, and broadcast to `(R, H, T, P + T)` and `(B, H, n * T, S)`.
         """
         x = self.token_embedding(ids) * self.config.embedding_scale  # (R, T, D)
-        x = self.dropout(self.embedding_norm(x + self.position_embedding(positions)))
-        cross, past = iter(cross_layers), iter(cache)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        if self.distance_embedding is not None:
+            past = cache[0][0].shape[2] if cache else 0
+            self_mask = self._distances(self.distance_embedding, ids.shape[1], past, self_mask)
+        x = self.dropout(self.embedding_norm(x))
+        cross, pasts = iter(cross_layers), iter(cache)
         grown: list[KeyValue] = []
         cross_attention: list[Tensor] = []
         for sublayer in self._sublayers():
             if sublayer.kind == "s":
-                x, key_value, _ = sublayer(x, None, next(past, None), self_mask)
+                x, key_value, _ = sublayer(x, None, next(pasts, None), self_mask)
                 grown.append(key_value)
             elif sublayer.kind == "c":
                 x, _, probabilities = sublayer(x, next(cross), None, cross_mask, explicit)
@@ -209,6 +220,16 @@ class Decoder(nn.Module):
             else:
                 x, _, _ = sublayer(x)
         return Decoded(self.final_norm(x), tuple(grown), tuple(cross_attention) if explicit else ())
+
+    def _distances(
+        self, embedding: nn.Embedding, length: int, past: int, mask: Tensor | None
+    ) -> Tensor:
+        """What is added to the scores of `length` tokens behind `past` others, `(1 or R, H, T, P + T)`."""
+        places = torch.arange(past + length, device=embedding.weight.device)
+        back = (places[past:, None] - places).clamp(min=0)  # (T, P + T)
+        steps = distance_buckets(back, self.config.buckets, self.config.reach)
+        bias = embedding(steps).permute(2, 0, 1)[None]
+        return bias if mask is None else torch.where(mask, bias, float("-inf"))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `(..., V)` of hidden states `(..., D)`."""
@@ -248,3 +269,14 @@ def place(
     # Padding looks at itself, so that its softmax is over something.
     itself = F.pad(torch.eye(length, dtype=torch.bool, device=ids.device), (past, 0))
     return positions, ((seen & valid[:, None, :]) | itself)[:, None]
+
+
+def distance_buckets(back: Tensor, buckets: int, reach: int) -> Tensor:
+    """Which of T5's buckets tokens are in that lie so far back: half of them hold one distance each.
+
+    The others hold ranges that grow as powers do, up to `reach`.
+    """
+    exact = buckets // 2
+    grown = torch.log(back.clamp(min=1).float() / exact) / math.log(reach / exact)
+    far = exact + (grown * (buckets - exact)).long()
+    return torch.where(back < exact, back, far.clamp(max=buckets - 1))

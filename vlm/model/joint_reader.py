@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlm.model.config import DecoderConfig
 from vlm.model.decoder import Projected
 from vlm.model.memory import Memory, Segment
-from vlm.model.sublayers import Sublayer
+from vlm.model.sublayers import Sublayer, norm_layer
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class JointReader(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.slot_embedding = nn.Embedding(config.slots, config.width)  # the places of slots
         self.position_embedding = nn.Embedding(config.max_length, config.width)
-        norm = partial(nn.LayerNorm, config.width, eps=config.norm_eps)
+        norm = partial(norm_layer, config, config.width)
         self.embedding_norm = norm() if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.sublayers = nn.ModuleList(Sublayer(kind, config) for kind in config.sublayers)

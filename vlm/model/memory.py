@@ -161,6 +161,36 @@ def image_memory(tokens: Tensor, grid: tuple[int, int]) -> Memory:
     return Memory(tokens, (Segment("class", 0, prefix), image) if prefix else (image,))
 
 
+def below_header(memory: Memory, header: float, grid: tuple[int, int]) -> Memory:
+    """The memory of a picture whose upper share `header` is a text that was painted above the image.
+
+    Slots of the text have a segment of their own, and the others draw on a `grid` `(h, w)` of the image alone, by how
+    much of each of its patches they cover: so a photo has one grid, whatever stands above it.
+    """
+    painted = memory.image.grid
+    assert painted is not None
+    rows = _covered(painted[0], grid[0], header).to(memory.tokens)
+    columns = _covered(painted[1], grid[1], 0.0).to(memory.tokens)
+    above = int((rows.sum(dim=1) == 0).sum()) * painted[1]
+    segments = (
+        Segment("header", 0, above),
+        Segment("image", above, painted[0] * painted[1], grid),
+    )
+    return Memory(memory.tokens, segments, memory.mask, torch.kron(rows, columns)[None])
+
+
+def _covered(slots: int, cells: int, before: float) -> Tensor:
+    """How slots along a side draw on the cells that divide what is behind its share `before`, `(slots, cells)`.
+
+    Those whose centre lies before it draw on none.
+    """
+    edges = (torch.arange(slots + 1) / slots - before) / (1 - before) * cells
+    starts, stops, places = edges[:-1, None], edges[1:, None], torch.arange(cells)
+    covered = (stops.minimum(places + 1) - starts.maximum(places)).clamp(min=0)
+    covered = covered / covered.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return covered * (starts + stops > 0)
+
+
 def grid_positions(grid: tuple[int, int], width: int, device: torch.device | str = "cpu") -> Tensor:
     """Sinusoidal positions of a grid's cells, `(h * w, width)`: half the channels for the row, half for the column.
 

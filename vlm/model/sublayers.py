@@ -16,15 +16,17 @@ class Sublayer(nn.Module):
         super().__init__()
         self.kind = kind
         self.prenorm = config.prenorm
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.norm = norm_layer(config, config.width)
         self.dropout = nn.Dropout(config.dropout)
         source_width = config.memory_width if kind == "c" else config.width
         self.memory_norm: nn.Module = nn.Identity()
         if kind == "c" and config.memory_norm:
-            self.memory_norm = nn.LayerNorm(config.memory_width, eps=config.norm_eps)
-        self.body: Attention | MLP = (
-            MLP(config) if kind == "m" else Attention(config.width, config.heads, source_width)
-        )
+            self.memory_norm = norm_layer(config, config.memory_width)
+        self.body: Attention | MLP | GatedMLP
+        if kind == "m":
+            self.body = GatedMLP(config) if config.gated else MLP(config)
+        else:
+            self.body = Attention(config.width, config.heads, source_width)
 
     def forward(
         self,
@@ -58,6 +60,27 @@ class MLP(nn.Module):
         return self.down(self.activation(self.up(x)))
 
 
+class GatedMLP(nn.Module):
+    """Two linear layers, one of them behind an activation, multiplied, and a third (GEGLU, Shazeer 2020)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        hidden = round(config.width * config.mlp_ratio)
+        self.gate = nn.Linear(config.width, hidden)
+        self.activation = activation(config.activation)
+        self.up = nn.Linear(config.width, hidden)
+        self.down = nn.Linear(hidden, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def norm_layer(config: DecoderConfig, width: int) -> nn.Module:
+    """A norm over the channels, as the configuration has it."""
+    kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+    return kind(width, eps=config.norm_eps)
+
+
 def activation(name: Activation) -> nn.Module:
     if name == "gelu_tanh":
         return nn.GELU(approximate="tanh")
@@ -81,6 +104,6 @@ def initialise(module: nn.Module, depth: int) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-    residual = {Attention: "out", MLP: "down"}.get(type(module))
+    residual = {Attention: "out", MLP: "down", GatedMLP: "down"}.get(type(module))
     if residual is not None:
         nn.init.normal_(getattr(module, residual).weight, std=0.02 / depth**0.5)

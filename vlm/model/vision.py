@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from vlm.images import Preprocess
 from vlm.images.frame import Interpolation
 from vlm.model.config import ConfigError, VisionConfig
+from vlm.model.patch_transformer import PIX2STRUCT, PatchTransformer
 
 
 class VisionEncoder(nn.Module):
@@ -94,6 +95,11 @@ class VisionEncoder(nn.Module):
 
 
 def _trunk(config: VisionConfig, pretrained: bool) -> Any:
+    if config.name == PIX2STRUCT:  # the one that timm has not
+        try:
+            return PatchTransformer(**config.options)
+        except TypeError as error:
+            raise ConfigError(f"{config.name}: {_reason(error)}") from None
     options = {"pretrained": pretrained, "num_classes": 0, **config.options}
     try:
         try:

@@ -79,12 +79,16 @@ class _Step(nn.Module):
 def export(model: VisionLanguageModel, tokenizer: Tokenizer, out: Path) -> None:
     """Write `encoder.onnx`, `step.onnx`, their `.weights`, `tokenizer.json` and `config.json` into a new folder.
 
-    `model` is plain torch on the CPU. Raises ExportError for models that read questions apart from their decoder, and
-    where the package onnx is missing.
+    `model` is plain torch on the CPU. Raises ExportError for models that read questions apart from their decoder or
+    images of any size, and where the package onnx is missing.
     """
     if model.reader is not None:
         raise ExportError(
             "this model reads questions apart from its decoder, which is not exported"
+        )
+    if model.config.vision.preprocess.fit == "patches":
+        raise ExportError(
+            "this model gives each image a size of its own, and what is exported has one input size"
         )
     try:
         import onnx

@@ -32,8 +32,13 @@ def compiled(model: VisionLanguageModel, int8: bool = False) -> VisionLanguageMo
     """A model's twin whose encoder, reader and decoder OpenVINO runs; it has no gradients.
 
     With `int8` their matrices are stored in 8 bits with a scale for each output, and multiplied in float32. Raises
-    BackendError where OpenVINO is not installed, or lacks an operation.
+    BackendError where OpenVINO is not installed, or lacks an operation, and for an encoder of images of any size.
     """
+    if model.config.vision.preprocess.fit == "patches":
+        raise BackendError(
+            "OpenVINO runs encoders of one input size here, and this model gives each image a size of its own; "
+            "run it without OpenVINO and int8"
+        )
     try:
         import openvino  # noqa: F401
         import threadpoolctl  # noqa: F401

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from vlm.model.model import VisionLanguageModel
 from vlm.tokenizer import Tokenizer
-from vlm.weights import CheckpointError, blip, coca, florence, vision_encoder_decoder
+from vlm.weights import CheckpointError, blip, coca, florence, pix2struct, vision_encoder_decoder
 from vlm.weights.families import FOREIGN, recognise
 from vlm.weights.foreign import Foreign
 from vlm.weights.store import save_checkpoint
@@ -21,6 +21,7 @@ FAMILIES: dict[str, Callable[[Path], Foreign]] = {
     "blip": blip.read,
     "vision-encoder-decoder": vision_encoder_decoder.read,
     "florence-2": florence.read,
+    "pix2struct": pix2struct.read,
     "coca": coca.read,
 }
 

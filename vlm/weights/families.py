@@ -11,7 +11,9 @@ from typing import Any
 from vlm.model.config import Task
 from vlm.weights import CheckpointError
 
-FOREIGN = "blip, vision-encoder-decoder and florence-2 of transformers, and coca of open_clip"
+FOREIGN = (
+    "blip, vision-encoder-decoder, florence-2 and pix2struct of transformers, and coca of open_clip"
+)
 CONFIGURATION = "open_clip_config.json"
 _OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _NAMES = 1 << 22  # bytes: names of tensors stand at the start of a file, before all values
@@ -33,6 +35,7 @@ _CLASSES = {
     "BlipForQuestionAnswering": Family("blip", ("vqa",)),
     "VisionEncoderDecoderModel": Family("vision-encoder-decoder", ("caption",)),
     "Florence2ForConditionalGeneration": Family("florence-2", FLORENCE_TASKS),
+    "Pix2StructForConditionalGeneration": Family("pix2struct", ("caption",)),
 }
 # Of a vision encoder-decoder, by transformers' `model_type`.
 ENCODERS = ("vit", "deit", "beit", "swin", "donut-swin")
@@ -115,6 +118,8 @@ def _by_weights(folder: Path, kind: Any) -> Family | None:
     files = [file.name for pattern in ("model*", "pytorch_model*") for file in folder.glob(pattern)]
     if kind == "vision-encoder-decoder":
         return _CLASSES["VisionEncoderDecoderModel"]
+    if kind == "pix2struct":
+        return _CLASSES["Pix2StructForConditionalGeneration"]
     if kind == "florence2":
         return _CLASSES["Florence2ForConditionalGeneration"]
     if kind != "blip" or not _mentions(folder, files, b"text_decoder."):

@@ -146,6 +146,38 @@ KNOWN: tuple[Known, ...] = (
         "a receipt's fields as JSON",
         alias="donut-receipts",
     ),
+    Known(
+        "google/pix2struct-textcaps-base",
+        282,
+        ("caption",),
+        "Apache-2.0",
+        "one sentence that reads out the text in a photo",
+        alias="pix2struct",
+    ),
+    Known(
+        "google/pix2struct-docvqa-base",
+        282,
+        ("vqa",),
+        "Apache-2.0",
+        "questions about a scanned page of any shape",
+        alias="pix2struct-docvqa",
+    ),
+    Known(
+        "google/deplot",
+        282,
+        ("vqa",),
+        "Apache-2.0",
+        'a chart as a table, asked "Generate underlying data table of the figure below:"',
+        alias="deplot",
+    ),
+    Known(
+        "google/matcha-chartqa",
+        282,
+        ("vqa",),
+        "Apache-2.0",
+        "questions about a chart",
+        alias="matcha",
+    ),
 )
 
 ALIASES = {known.alias: known.name for known in KNOWN if known.alias}

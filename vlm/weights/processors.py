@@ -26,7 +26,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "Blip": {"resample": 3, "size": 384, **_CLIP},
     "Donut": {"resample": 2, "size": {"height": 2560, "width": 1920}, **_HALF},
     "CLIP": {"resample": 3, "size": {"shortest_edge": 224}, **_CROPPED, **_CLIP},
+    "Pix2Struct": {"max_patches": 2048, "patch_size": {"height": 16, "width": 16}},
 }
+_OLDER, _NEWER = "preprocessor_config.json", "processor_config.json"
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
 
@@ -36,15 +38,27 @@ def read_preprocess(folder: Path, size: tuple[int, int] | None, kind: str) -> Pr
     `kind` is the family's own class, for files that name none: one of `_DEFAULTS`. Raises
     CheckpointError for what is unknown or has no equal here.
     """
-    older, newer = "preprocessor_config.json", "processor_config.json"
-    name = newer if (folder / newer).is_file() and not (folder / older).is_file() else older
-    values = read_json(folder, name)
     try:
-        if name == newer:
-            values = fit(dict[str, Any], values.get("image_processor"), "image_processor")
-        return _preprocess(values, size, kind)
+        return _preprocess(processor_values(folder), size, kind)
     except (FieldError, CheckpointError) as error:
-        raise CheckpointError(f"{folder / name}: {error}") from None
+        raise CheckpointError(f"{_file(folder)}: {error}") from None
+
+
+def processor_values(folder: Path) -> dict[str, Any]:
+    """An image processor's own settings, of either file that may hold them. Raises CheckpointError."""
+    file = _file(folder)
+    values = read_json(folder, file.name)
+    if file.name == _OLDER:
+        return values
+    try:
+        return fit(dict[str, Any], values.get("image_processor"), "image_processor")
+    except FieldError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def _file(folder: Path) -> Path:
+    older, newer = folder / _OLDER, folder / _NEWER
+    return newer if newer.is_file() and not older.is_file() else older
 
 
 def sides(value: Any, name: str) -> tuple[int, int]:
@@ -69,6 +83,8 @@ def _preprocess(values: dict[str, Any], size: tuple[int, int] | None, kind: str)
     if kind not in _DEFAULTS:
         raise CheckpointError(f"the image processor {named!r} is none of {', '.join(_DEFAULTS)}")
     values = _DEFAULTS[kind] | {key: value for key, value in values.items() if value is not None}
+    if kind == "Pix2Struct":
+        return _patches(values)
     for step in ("do_resize", "do_normalize", "do_rescale"):
         if not fit(bool, values.get(step, True), step):
             raise CheckpointError(f"{step} is false, which has no equal here")
@@ -98,6 +114,21 @@ def _preprocess(values: dict[str, Any], size: tuple[int, int] | None, kind: str)
         std=channels(Positive, values["image_std"], "image_std"),
         fit="crop" if keeps_shape else "squash",
         interpolation=_filter(values["resample"]),
+    )
+
+
+def _patches(values: dict[str, Any]) -> Preprocess:
+    """Pix2Struct's: as many patches as there may be."""
+    if not fit(bool, values.get("do_normalize", True), "do_normalize"):
+        raise CheckpointError("do_normalize is false, which has no equal here")
+    grey = (0.5, 0.5, 0.5)  # what is hidden in a picture is painted in it
+    return Preprocess(
+        size=sides(values["patch_size"], "patch_size"),
+        mean=grey,
+        std=grey,
+        fit="patches",
+        interpolation="bilinear",
+        patches=fit(int, values["max_patches"], "max_patches"),
     )
 
 
