@@ -35,7 +35,7 @@ exiftool:  ## what reads photos' metadata back in the tests; installed by root a
 	  echo "no exiftool here: the tests with it are skipped"
 
 screenshots: browser  ## the pictures of the app that README and docs show
-	.venv/bin/python assets/screenshot.py
+	.venv/bin/python -m assets.screenshot
 
 wheel: .venv/test  ## a wheel file in dist/, with the bundled model and training
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,20 +1,15 @@
-"""Take the pictures of the app that README and docs show: `python assets/screenshot.py` writes all of them."""
+"""Take the pictures of the app that README and docs show: `python -m assets.screenshot` writes all of them."""
 
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.running import ROOT, running_app
 
 
 def main(
@@ -28,7 +23,8 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where assets/ and docs/ are.")] = ROOT,
 ) -> None:
     """Start the app, caption a photo, ask a question, choose a word and take pictures of what it shows."""
-    with serving(model) as address, sync_playwright() as playwright:
+    options = ("--model", model) if model else ()
+    with running_app(*options) as (address, _), sync_playwright() as playwright:
         installed = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(
             executable_path=installed, args=["--no-sandbox", "--disable-gpu"]
@@ -61,7 +57,25 @@ def main(
         page.locator(".side").nth(1).wait_for()
         page.locator(".side").first.get_by_text(word, exact=True).first.click()
         page.screenshot(path=folder / "docs" / "compare.jpg", quality=85)
+
+        page.get_by_role("tab", name="Folder").click()
+        photos(page, sorted((ROOT / "assets" / "examples").glob("*.jpg")))
+        page.screenshot(path=folder / "docs" / "folder.jpg", quality=85)
         browser.close()
+
+
+def photos(page: Page, files: list[Path]) -> None:
+    """Caption a folder's photos, and ask for find and replace."""
+    table = page.locator("#vlm-folder-table")
+    table.locator("input.files").set_input_files(files)
+    table.locator("tbody tr").nth(len(files) - 1).wait_for()
+    table.get_by_role("button", name="Caption", exact=True).click()
+    table.locator("textarea:visible").nth(len(files) - 1).wait_for()
+    table.locator("summary", has_text="Find and replace").click()
+    table.get_by_label("Find", exact=True).fill("a ")
+    table.get_by_label("Replace by").fill("one ")
+    table.get_by_role("button", name="Preview").click()
+    table.locator(".preview li").first.wait_for()
 
 
 def ask(page: Page, question: str) -> None:
@@ -70,22 +84,6 @@ def ask(page: Page, question: str) -> None:
     page.keyboard.press("Enter")
     page.locator(".answers li").nth(count).wait_for()
     page.wait_for_timeout(1000)  # what the image did for the words comes last
-
-
-@contextmanager
-def serving(model: str | None) -> Iterator[str]:
-    """The app on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "app.py", "--port", port, *(["--model", model] if model else [])]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as app:
-        assert app.stdout
-        app.stdout.readline()  # it is being served
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            app.terminate()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,33 +10,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from benchmarks.running import running_app
 from vlm.answers import Answer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE = 60_000  # ms; a busy machine is slow, not wrong
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def serving(model: Path, *options: str) -> Iterator[tuple[str, int]]:
     """The app as a user starts it, on a free port: its address and the process's id."""
-    port = free_port()
-    command = [sys.executable, "app.py", "--model", str(model), "--port", str(port), *options]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            line = process.stdout.readline()
-            assert f"http://127.0.0.1:{port}" in line
-            yield f"http://127.0.0.1:{port}/", process.pid
-        finally:
-            process.terminate()
+    with running_app("--model", str(model), *options) as running:
+        yield running
 
 
 @contextmanager
@@ -48,10 +32,14 @@ def browsing() -> Iterator[Browser]:
     names = ("chromium", "chromium-browser", "google-chrome")
     installed = next((path for path in map(shutil.which, names) if path), None)
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    flags += ["--disable-dev-shm-usage"]  # containers have 64 MB of it, and tabs crash beyond
     flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=installed, args=flags)
+        browser = playwright.chromium.launch(
+            executable_path=installed, args=flags, timeout=PATIENCE
+        )
         try:
             yield browser
         finally:
@@ -62,7 +50,7 @@ def browsing() -> Iterator[Browser]:
 def visiting(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     """Open pages of the app, each in a session of its own; they ask nothing of other hosts and report no errors."""
     troubles: list[str] = []
-    contexts = []
+    contexts: list[BrowserContext] = []
 
     def open_one(**options: Any) -> Page:
         contexts.append(

@@ -19,6 +19,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+BROWSER_SECONDS = 240  # a test with a browser; closing a page or a browser that hangs has no time limit of its own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let no hanging browser hold up all others."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()) or item.path.stem.endswith("browser"):
+            item.add_marker(pytest.mark.timeout(BROWSER_SECONDS), append=False)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of public datasets: VLM_DATA, or ../shared/data beside the repository."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from app_server import free_port
 
+from benchmarks.running import free_port
 from vlm.app.component import build
 from vlm.captioner import Captioner
 from vlm.engine import Engine

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app_server import PATIENCE, REPOSITORY, assert_captioned, assert_shows, opacity
+from app_server import PATIENCE, REPOSITORY, assert_captioned, assert_shows, opacity, visiting
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 import vlm
 from vlm.answers import Answer
@@ -29,14 +29,37 @@ def caption(tiny_checkpoint: Path) -> Answer:
     return vlm.load(tiny_checkpoint).encode(DOG).caption()
 
 
+@pytest.fixture(scope="module")
+def shared(browser: Browser, app_address: str) -> Iterator[Page]:
+    """One page for many tests, since opening one takes longer than most of them."""
+    with visiting(browser, app_address) as open_one:
+        yield open_one()
+
+
 @pytest.fixture
-def seen(page: Page, caption: Answer) -> Page:
-    """A page with the dog's caption."""
+def seen(shared: Page, caption: Answer) -> Page:
+    """A page with the dog's caption, and nothing else: no answers, panels, chosen parts."""
+    shared.get_by_role("tab", name="Look").click()
+    shared.locator(".working").wait_for(state="detached")
+    for on in shared.locator(
+        "[data-panel][aria-expanded=true], [data-tool][aria-pressed=true]"
+    ).all():
+        on.click()
+    if shared.locator(".reading").is_visible():
+        shared.locator("[name=vlm-mode][value=ask]").check()
+    shared.mouse.move(0, 0)
+    return with_caption(shared, caption)
+
+
+@pytest.fixture
+def alone(page: Page, caption: Answer) -> Page:
+    """A page with the dog's caption for a test that leaves it otherwise than it was: settings, language."""
     return with_caption(page, caption)
 
 
 def with_caption(page: Page, caption: Answer) -> Page:
     page.locator(".examples button").nth(2).click()
+    page.locator(".working").wait_for(state="detached")
     assert_captioned(page, caption)
     # What the image did for the words comes last.
     page.locator(".key span").first.wait_for()
@@ -180,12 +203,12 @@ def test_a_part_that_is_painted_over_is_hidden_or_kept_and_both_answers_stand_si
     )
 
 
-def test_painting_chooses_what_the_brush_goes_over(seen: Page) -> None:
-    seen.get_by_role("button", name="Paint").click()
-    drag(seen, (0.5, 0.5), (0.6, 0.6))  # a brush is three cells wide
-    assert dimmed(seen, 1.5, 1.5) == 0 < dimmed(seen, 2.5, 2.5)
-    seen.keyboard.press("Escape")
-    assert seen.locator(".selection").is_hidden()
+def test_painting_chooses_what_the_brush_goes_over(alone: Page) -> None:
+    alone.get_by_role("button", name="Paint").click()
+    drag(alone, (0.5, 0.5), (0.6, 0.6))  # a brush is three cells wide
+    assert dimmed(alone, 1.5, 1.5) == 0 < dimmed(alone, 2.5, 2.5)
+    alone.keyboard.press("Escape")
+    assert alone.locator(".selection").is_hidden()
 
 
 def test_a_text_of_ones_own_shows_what_the_photo_supports(seen: Page, caption: Answer) -> None:
@@ -229,11 +252,11 @@ def test_other_words_and_why_not_one_of_them(seen: Page, caption: Answer) -> Non
 
 
 def test_inside_are_scores_weights_and_contributions_with_their_numbers(
-    seen: Page, caption: Answer
+    alone: Page, caption: Answer
 ) -> None:
-    seen.locator(".caption button").first.click()
-    seen.get_by_role("button", name="Inside").click()
-    panel = seen.locator("#vlm-panel-inside")
+    alone.locator(".caption button").first.click()
+    alone.get_by_role("button", name="Inside").click()
+    panel = alone.locator("#vlm-panel-inside")
     # By place: a list's values count from 0 and its labels from 1, and a text may stand for either.
     panel.locator(".layer").select_option(index=1)
     panel.locator(".head").select_option(index=2)
@@ -253,18 +276,18 @@ def test_inside_are_scores_weights_and_contributions_with_their_numbers(
         assert float(said.split(": ")[1]) == pytest.approx(float(values[0, 2]), rel=0.01, abs=1e-5)
 
 
-def test_another_method_layer_and_head_and_an_outline(seen: Page, caption: Answer) -> None:
-    seen.locator(".caption button").first.click()
-    seen.get_by_role("button", name="More").click()
-    more = seen.locator("#vlm-panel-more")
+def test_another_method_layer_and_head_and_an_outline(alone: Page, caption: Answer) -> None:
+    alone.locator(".caption button").first.click()
+    alone.get_by_role("button", name="More").click()
+    more = alone.locator("#vlm-panel-more")
     more.locator(".method").select_option("value")
     more.locator(".layer").select_option(value="0")
     expected = caption.maps(method="value", layer=0)[buttons(caption)[0]].weights.numpy()
-    expect(seen.locator(".heat")).to_be_visible(timeout=PATIENCE)
-    assert_shows(opacity(seen), expected)
-    filled = (opacity(seen) > 0).mean()
+    expect(alone.locator(".heat")).to_be_visible(timeout=PATIENCE)
+    assert_shows(opacity(alone), expected)
+    filled = (opacity(alone) > 0).mean()
     more.locator(".style").select_option("outline")
-    assert 0 < (opacity(seen) > 0).mean() < filled / 2
+    assert 0 < (opacity(alone) > 0).mean() < filled / 2
     more.locator(".method").select_option("occlusion")
     assert more.locator(".layer").is_disabled()
 
@@ -433,17 +456,17 @@ def test_the_page_speaks_the_browsers_language(
     assert page.locator(".invitation strong").inner_text() == choose
 
 
-def test_the_language_can_be_chosen_and_captions_stay_english(seen: Page, caption: Answer) -> None:
-    ask(seen, QUESTION)
-    seen.get_by_role("button", name="More").click()
-    seen.locator(".language").select_option("de")
-    expect(seen.locator(".reading h2")).to_have_text("Beschreibung")
-    assert_captioned(seen, caption)
-    assert seen.locator(".caption").get_attribute("lang") == "en"
-    assert seen.locator(".english").inner_text() == "Das Modell liest und schreibt Englisch."
-    expect(seen.locator(".answers li")).to_have_count(1)
-    seen.reload()
-    assert seen.locator(".invitation strong").inner_text() == "Foto wählen"
+def test_the_language_can_be_chosen_and_captions_stay_english(alone: Page, caption: Answer) -> None:
+    ask(alone, QUESTION)
+    alone.get_by_role("button", name="More").click()
+    alone.locator(".language").select_option("de")
+    expect(alone.locator(".reading h2")).to_have_text("Beschreibung")
+    assert_captioned(alone, caption)
+    assert alone.locator(".caption").get_attribute("lang") == "en"
+    assert alone.locator(".english").inner_text() == "Das Modell liest und schreibt Englisch."
+    expect(alone.locator(".answers li")).to_have_count(1)
+    alone.reload()
+    assert alone.locator(".invitation strong").inner_text() == "Foto wählen"
 
 
 def test_a_photo_can_be_taken_with_the_camera(page: Page) -> None:
@@ -455,13 +478,13 @@ def test_a_photo_can_be_taken_with_the_camera(page: Page) -> None:
     page.locator(".key span").first.wait_for()
 
 
-def test_two_settings_are_compared_on_the_photo(seen: Page, caption: Answer) -> None:
+def test_two_settings_are_compared_on_the_photo(alone: Page, caption: Answer) -> None:
     image = caption.image
     assert image is not None
     expected = [image.caption(beams=beams) for beams in (3, 1)]
-    seen.get_by_role("tab", name="Compare").click()
-    seen.get_by_role("button", name="Compare", exact=True).click()
-    sides = seen.locator(".side")
+    alone.get_by_role("tab", name="Compare").click()
+    alone.get_by_role("button", name="Compare", exact=True).click()
+    sides = alone.locator(".side")
     expect(sides).to_have_count(2, timeout=PATIENCE)
     for side, answer in zip((0, 1), expected):
         said = sides.nth(side).locator(".words button").all_inner_texts()
@@ -473,5 +496,5 @@ def test_two_settings_are_compared_on_the_photo(seen: Page, caption: Answer) -> 
         expect(sides.locator("canvas:visible")).to_have_count(2)
     same = [word.text for word in expected[0].words] == [word.text for word in expected[1].words]
     assert (sides.locator(".differs").count() == 0) == same
-    found = Axe().run(seen).response["violations"]
+    found = Axe().run(alone).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -216,6 +217,18 @@ def test_a_newer_photo_ends_the_work_on_the_older_and_keeps_the_page(
     *_, view = newer
     assert view["photo"]["name"] == "horses.jpg"
     assert texts(view["caption"]["words"]) == [w.text for w in tiny.encode(HORSES).caption().words]
+
+
+def test_who_waits_sees_a_place_in_line(engine: Engine) -> None:
+    begun, free = threading.Event(), threading.Event()
+    engine.call("someone else", lambda: begun.set() or free.wait(60))
+    assert begun.wait(60)
+    views = describe(engine, Tab(), DOG, "dog.jpg", 1)
+    assert [next(views)["before"], next(views)["before"]] == [0, 1]
+    free.set()
+    *_, last = views
+    assert last["before"] == 0
+    assert last["caption"]["words"]
 
 
 def test_an_event_that_was_overtaken_on_its_way_changes_nothing(engine: Engine) -> None:

@@ -20,7 +20,6 @@ from app_server import (
     assert_captioned,
     browsing,
     choose_file,
-    free_port,
     serving,
 )
 from documentation import blocks
@@ -29,6 +28,7 @@ from playwright.sync_api import Browser, expect
 from served import asking, client, served
 
 import vlm
+from benchmarks.running import ending, free_port
 from vlm.app.accounts import add_account
 from vlm.captioner import Answer, Captioner
 from vlm.engine import Engine
@@ -123,18 +123,18 @@ def caddy(sample: str, upstream: int, folder: Path) -> Iterator[int]:
 @contextmanager
 def listening(command: list[str], port: int) -> Iterator[None]:
     """A program for as long as the block runs, which begins once it listens."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            for _ in range(600):
-                if process.poll() is not None:
-                    pytest.fail(process.stderr.read() if process.stderr else "it ended")
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with ending(process):
+        for _ in range(600):
+            if process.poll() is not None:
+                pytest.fail(process.stderr.read() if process.stderr else "it ended")
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"{command[0]} does not listen on port {port}")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -250,6 +250,31 @@ def test_nobody_waits_for_anothers_long_list(engine: Engine, busy: threading.Eve
     assert order == ["long", "short", "late", "long", "short"] + ["long"] * 18
 
 
+def test_who_waits_is_told_how_many_come_before(engine: Engine, busy: threading.Event) -> None:
+    gates = [threading.Event() for _ in range(3)]
+    for owner, gate in enumerate(gates):
+        engine.call(owner, lambda gate=gate: gate.wait(60))
+        engine.call(owner, int)  # a second request of the same person comes after everybody's first
+    mine = engine.call("me", int)
+    line = engine.line(mine)
+    assert next(line) == 4
+    for free, left in zip((busy, *gates), (3, 2, 1, None)):
+        free.set()
+        assert next(line, None) == left
+    assert list(engine.line(mine)) == []
+
+
+def test_a_place_in_line_moves_up_when_someone_leaves(
+    engine: Engine, busy: threading.Event
+) -> None:
+    for owner in ("one", "two"):
+        engine.call(owner, int)
+    line = engine.line(engine.call("me", int))
+    assert next(line) == 3
+    engine.cancel("one")
+    assert next(line) == 2
+
+
 def test_a_batch_is_shared_among_owners(
     engine: Engine, images: list[EncodedImage], busy: threading.Event
 ) -> None:

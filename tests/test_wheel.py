@@ -14,10 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from app_server import free_port
 from documentation import ROOT
 
 import vlm
+from benchmarks.running import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -23,6 +23,8 @@ from vlm.trace import Tracer
 
 T = TypeVar("T")
 
+LINE_SECONDS = 1.0  # between two looks at a line in which nobody moves up
+
 Cancelled = CancelledError
 """A request was taken back before it was done."""
 
@@ -171,6 +173,31 @@ class Engine:
             if job.owner == owner:
                 job.cancel()
 
+    def line(self, job: Job[Any]) -> Iterator[int]:
+        """How many others have their turn before a request, whenever that changes, until it runs or is done."""
+        shown = 0
+        while not job.done:
+            with self._changed:
+                self._changed.wait_for(lambda shown=shown: self._before(job) != shown, LINE_SECONDS)
+                before = self._before(job)
+            if before and before != shown:
+                yield before
+            if not before:
+                return
+            shown = before
+
+    def _before(self, job: Job[Any]) -> int:
+        """How many others run or wait before a request; 0 once it runs or is done."""
+        if job.done or job in self._running:
+            return 0
+        before = {other.owner for other in self._running if not other.done}
+        for owner, queue in self._waiting.items():
+            if owner == job.owner:
+                break
+            if any(not other.done for other in queue):
+                before.add(owner)
+        return len(before - {job.owner})
+
     @property
     def alive(self) -> bool:
         """Whether what is asked will be done: it is not closed, and its thread runs."""
@@ -229,6 +256,7 @@ class Engine:
             while not self._closed and not self._running:
                 if first := self._take(lambda job: True):
                     self._running = [first, *self._companions(first)]
+                    self._changed.notify_all()  # those who wait move up
                 else:
                     self._changed.wait()
             return self._running

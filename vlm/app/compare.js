@@ -94,16 +94,19 @@ function showMessage(key) {
 
 const setting = (side, name) => find(`[data-side="${side}"] [name=${name}]`);
 
+const wantedSides = () =>
+  [0, 1].map((side) => ({
+    model: setting(side, "model").value,
+    beams: Number(setting(side, "beams").value),
+    method: setting(side, "method").value,
+  }));
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const mine = ++asked;
   showMessage(null);
   find(".summary").textContent = say("looking up");
-  const wanted = [0, 1].map((side) => ({
-    model: setting(side, "model").value,
-    beams: Number(setting(side, "beams").value),
-    method: setting(side, "method").value,
-  }));
+  const wanted = wantedSides();
   let reply = { message: "broken off" };
   try {
     reply = await server.compare({ key: current.key, sides: wanted, question: form.elements.question.value });
@@ -129,6 +132,16 @@ function takePhoto() {
   find(".asking button").disabled = false;
 }
 
+/** Say everything in the language of the page. */
+function retell() {
+  translate();
+  for (const side of [0, 1])
+    for (const name of ["model", "method"])
+      for (const option of setting(side, name).options) option.textContent = say(option.value || "own model");
+  if (current) find(".hint").textContent = say("compare about", { name: current.photo.name });
+  if (sides.length) showSides();
+}
+
 for (const side of [0, 1]) {
   setting(side, "model").replaceChildren(...props.models.map((name) => make("option", name || say("own model"), { value: name })));
   setting(side, "method").replaceChildren(...props.methods.map((name) => make("option", say(name), { value: name })));
@@ -137,6 +150,10 @@ if (props.models.length > 1) {
   setting(1, "model").value = props.models[1];
   setting(1, "beams").value = 3;
 }
-translate();
+retell();
+document.addEventListener("vlm-language", (event) => {
+  language = event.detail;
+  retell();
+});
 if (document.vlmPhoto) takePhoto();
 document.addEventListener("vlm-photo", takePhoto);

@@ -9,7 +9,7 @@ function show(view) {
   showMessage(view.message && say(view.message));
   if (view.photo && view.photo.turn !== photoTurn) showPhoto(view.photo);
   if (!view.photo && !view.busy) makeRoom(false);
-  setBusy(view.busy);
+  setBusy(view.busy, view.before);
   showCaption(view.caption);
   showEntries(view.answers);
   if (chosen.size) showChosen();
@@ -86,12 +86,14 @@ function showMessage(text) {
   message.textContent = text ?? "";
 }
 
-function setBusy(key) {
+/** Say what goes on, and how many others have their turn `before`. */
+function setBusy(key, before = 0) {
   busy = key;
+  const going = [key && say(key), before && say("in line", { before })].filter(Boolean).join(" ");
   const begun = element.classList.contains("has-photo");
-  find(".busy").textContent = key ? say(key) : "";
+  find(".busy").textContent = going;
   find(".stop").hidden = !key;
-  find(".invitation strong").textContent = begun ? say("choose another") : say(key ?? "choose");
+  find(".invitation strong").textContent = begun ? say("choose another") : going || say("choose");
   element.classList.toggle("working", Boolean(key));
   askButton.disabled = Boolean(key);
 }
@@ -177,9 +179,16 @@ for (const [index, { name, thumbnail }] of props.examples.entries()) {
 find(".legend i").style.backgroundImage = colourScale();
 setHeat();
 
+/** Gradio's tabs stand beside this component, and once more where it measures how many have room. */
+function nameTabs() {
+  for (const tab of ["look", "folder", "compare"])
+    for (const button of document.querySelectorAll(`#vlm-${tab}-button`)) button.textContent = say(`${tab} tab`);
+}
+
 /** Say everything anew, in the language that was chosen. */
 function retell() {
   translate();
+  nameTabs();
   fillChoices();
   showMode();
   setBusy(busy);

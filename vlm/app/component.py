@@ -23,7 +23,8 @@ from PIL import Image
 from vlm.app.compare import compare as compared
 from vlm.app.endpoints import add_endpoints, owner_of
 from vlm.app.entries import check, what_if
-from vlm.app.folder_tab import folder_tab
+from vlm.app.folder_compare import agree, stop_agreeing
+from vlm.app.folder_tab import FolderPage, folder_tab
 from vlm.app.lookups import METHODS, look_up
 from vlm.app.page import Page, Superseded, View, answer, describe, sentence, stop
 from vlm.engine import Cancelled, Engine
@@ -60,6 +61,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
     engines = {"": engine, **(others or {})}
     examples = example_photos()
     pages: WeakValueDictionary[str | None, Page] = WeakValueDictionary()  # by session
+    folders: WeakValueDictionary[str | None, FolderPage] = WeakValueDictionary()
     by_key: WeakValueDictionary[str, Page] = WeakValueDictionary()
 
     def on_photo(event: gr.EventData, page: Page) -> Iterator[View]:
@@ -90,9 +92,20 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
         """Say by two models or settings what is in the photo of the page that knows the key."""
         return _replied(by_key, asked, lambda page: compared(engines, page, asked))
 
+    def on_agree(event: gr.EventData, page: FolderPage, request: gr.Request) -> Iterator[View]:
+        folders[request.session_hash] = page
+        # The page lets go of views of an earlier comparison by their `turn`.
+        for view in _told(agree(engines, page, {"sides": event.sides, "question": event.question})):
+            yield {"turn": event.turn, **view}
+
+    def on_halt(event: gr.EventData, page: FolderPage) -> None:
+        stop_agreeing(engines, page)
+
     def on_leaving(request: gr.Request) -> None:
         if page := pages.get(request.session_hash):
             engine.cancel(page)
+        if left := folders.get(request.session_hash):
+            stop_agreeing(engines, left)
         engine.cancel(owner_of(request))
 
     texts = json.loads(_joined(["strings.json"]))
@@ -120,12 +133,12 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 leastPeak=LEAST_PEAK,
             )
         with gr.Tab("Folder", elem_id="vlm-folder"):
-            folder_tab(engine, blocks)
+            folder = folder_tab(engine, blocks, texts)
         with gr.Tab("Compare", elem_id="vlm-compare"):
-            gr.HTML(
+            comparison = gr.HTML(
                 html_template=_joined(["compare.html"]),
                 css_template=_joined(["compare.css"]),
-                js_on_load=_joined(["text.js", "heat.js", "compare.js"]),
+                js_on_load=_joined(["text.js", "heat.js", "compare.js", "folder_compare.js"]),
                 apply_default_css=False,
                 server_functions=[compare],
                 strings=texts,
@@ -133,6 +146,19 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 models=list(engines),
                 colours=_colours(),
                 leastPeak=LEAST_PEAK,
+            )
+        for listen, act, outputs in (
+            (comparison.agree, on_agree, comparison),
+            (comparison.halt, on_halt, None),
+        ):
+            listen(
+                act,
+                folder,
+                outputs,
+                trigger_mode="multiple",
+                concurrency_limit=None,
+                show_progress="hidden",
+                api_visibility="private",
             )
         for listen, handler in (
             (viewer.photo, on_photo),
@@ -201,6 +227,17 @@ def _replied(
     except Exception:
         log.exception("the app failed to look something up: %s", asked)
         return {"message": "defect"}
+
+
+def _told(views: Iterator[View]) -> Iterator[View]:
+    """Views of what runs for long; what goes wrong is a message in the last."""
+    try:
+        yield from views
+    except UserError as error:
+        yield {"message": sentence(str(error))}
+    except Exception:
+        log.exception("the app failed to compare on a folder")
+        yield {"message": "defect"}
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -1,8 +1,4 @@
-// The body of a function that Gradio calls with (element, trigger, props, server, upload, watch) once the
-// template of the component stands. `props.value` is what `FolderPage.view` says; this file only shows it.
-"use strict";
-
-const find = (selector) => element.querySelector(selector);
+// `props.value` is what `FolderPage.view` says; this file only shows it.
 const UPLOADS = 4; // files on their way at a time
 
 let version = -1; // of what is shown; an older view that comes late is let go
@@ -12,14 +8,14 @@ const rows = new Map(); // id -> its parts
 
 const show = (selector, wanted) => (find(selector).hidden = !wanted);
 
-function say(message) {
-  find(".message").textContent = message;
-  show(".message", message);
+function showMessage(text) {
+  find(".message").textContent = text;
+  show(".message", text);
 }
 
 /** Send files to the server, and then say what they are called below their folder. */
 async function bring(files) {
-  say("");
+  showMessage("");
   const waiting = files.map((file) => [file, file.webkitRelativePath || file.fullPath || file.name]);
   const brought = [];
   let failed = "";
@@ -31,13 +27,13 @@ async function bring(files) {
         const { path } = await upload(file);
         brought.push({ path, name });
       } catch (error) {
-        failed = `${name} did not arrive: ${error.message ?? error}`;
+        failed = say("did not arrive", { name, reason: error.message ?? error });
       }
-      find(".told").textContent = `${brought.length} of ${total} files are here…`;
+      find(".told").textContent = say("arriving", { done: brought.length, total });
     }
   };
   await Promise.all(Array.from({ length: UPLOADS }, send));
-  if (failed) say(failed);
+  if (failed) showMessage(failed);
   if (brought.length) trigger("bring", { files: brought });
 }
 
@@ -90,7 +86,7 @@ const number = (text, otherwise) => (text === "" ? otherwise : Number(text));
 
 function describe(ids) {
   const value = values(".describe");
-  say("");
+  showMessage("");
   trigger("describe", { rows: ids, captions: number(value("captions"), 1), chance: value("chance") === "on" });
 }
 
@@ -107,20 +103,20 @@ function query(at) {
     order: value("order"),
     descending: value("descending") === "on",
   };
-  say("");
+  showMessage("");
   trigger("query", { query: asked, page: at });
 }
 
 function replacing(event) {
   const value = values(".replace");
-  say("");
+  showMessage("");
   trigger(event, { find: value("find"), by: value("by"), regular: value("regular") === "on" });
 }
 
 function write(example) {
   const value = values(".write");
   const words = { prefix: value("prefix"), suffix: value("suffix"), trigger: value("trigger") };
-  say("");
+  showMessage("");
   show(".file", false);
   trigger("write", { ...words, kinds: all(".write", "kinds"), existing: value("existing"), example });
 }
@@ -142,7 +138,7 @@ onClick(".rerun", () => describe([...chosen]));
 onClick(".back", () => query(page - 1));
 onClick(".forth", () => query(page + 1));
 onClick(".empty", () => {
-  if (!window.confirm("Let all photos and captions go?")) return;
+  if (!window.confirm(say("let go?"))) return;
   chosen.clear();
   trigger("empty", {});
 });
@@ -158,63 +154,58 @@ function choose(id, wanted) {
   if (wanted) chosen.add(id);
   else chosen.delete(id);
   find(".rerun").disabled = chosen.size === 0;
-  find(".rerun").textContent = chosen.size
-    ? `Caption ${chosen.size} chosen rows anew`
-    : "Caption chosen rows anew";
+  find(".rerun").textContent = chosen.size ? say("rerun some", { count: chosen.size }) : say("rerun");
 }
-
-const make = (kind, properties = {}) => Object.assign(document.createElement(kind), properties);
 
 /** A row's parts, made once; they keep the focus when a later view comes. */
 function newRow(id) {
   const line = make("tr");
   const [pick, photo, words, trust] = Array.from({ length: 4 }, () => line.appendChild(make("td")));
-  const box = pick.appendChild(make("input", { type: "checkbox" }));
-  const image = photo.appendChild(make("img", { alt: "", loading: "lazy" }));
+  const box = pick.appendChild(make("input", "", { type: "checkbox" }));
+  const image = photo.appendChild(make("img", "", { alt: "", loading: "lazy" }));
   const name = photo.appendChild(make("small"));
-  const text = words.appendChild(make("textarea", { rows: 2 }));
-  const others = words.appendChild(make("small", { className: "others" }));
+  const text = words.appendChild(make("textarea", "", { rows: 2, lang: "en" }));
+  const others = words.appendChild(make("small", "", { class: "others" }));
   box.addEventListener("change", () => choose(id, box.checked));
   text.addEventListener("change", () => {
-    say("");
+    showMessage("");
     trigger("edit", { row: id, caption: text.value });
   });
   return { line, box, image, name, text, others, trust };
 }
-
-const VERDICTS = { sure: "sure", unsure: "not sure", guess: "a guess" };
 
 function showRow(row) {
   if (!rows.has(row.id)) rows.set(row.id, newRow(row.id));
   const { line, box, image, name, text, others, trust } = rows.get(row.id);
   line.className = row.edited ? "edited" : "";
   box.checked = chosen.has(row.id);
-  box.setAttribute("aria-label", `Choose ${row.name}`);
+  box.setAttribute("aria-label", say("choose row", { name: row.name }));
   if (image.getAttribute("src") !== row.thumbnail) image.setAttribute("src", row.thumbnail);
   image.hidden = row.thumbnail === "";
   name.textContent = row.name;
-  text.setAttribute("aria-label", `Caption of ${row.name}`);
+  text.setAttribute("aria-label", say("caption of", { name: row.name }));
   if (document.activeElement !== text) text.value = row.caption;
   text.hidden = row.confidence === null;
-  others.textContent = row.problem ?? row.others.map((other) => `or ${other}`).join("; ");
-  const share = row.confidence === null ? "" : `${(100 * row.confidence).toFixed(0)} % a word`;
-  trust.textContent = [share, VERDICTS[row.verdict], row.edited ? "edited" : ""].filter(Boolean).join(", ");
+  others.textContent = row.problem ?? row.others.map((text) => say("or other", { text })).join("; ");
+  const share = row.confidence === null ? "" : say("word share", { percent: percent(row.confidence) });
+  const verdict = row.verdict && say(`${row.verdict} alone`);
+  trust.textContent = [share, verdict, row.edited && say("edited")].filter(Boolean).join(", ");
   trust.className = row.verdict === "guess" ? "guess" : "";
   return line;
 }
 
 function inWords(seconds) {
   if (seconds === null) return "";
-  if (seconds < 90) return `about ${Math.max(1, seconds)} s left`;
-  return `about ${Math.round(seconds / 60)} min left`;
+  if (seconds < 90) return say("seconds left", { count: Math.max(1, seconds) });
+  return say("minutes left", { count: Math.round(seconds / 60) });
 }
 
 function showView(view) {
   if (!view || view.version <= version) return;
   version = view.version;
   page = view.page;
-  if (view.message) say(view.message);
-  if (view.told) find(".told").textContent = view.told;
+  if (view.message) showMessage(say(view.message));
+  if (view.told.length) find(".told").textContent = view.told.map(([key, values]) => say(key, values)).join(" ");
   show(".work", view.total > 0);
   show(".empty", view.total > 0);
 
@@ -224,11 +215,13 @@ function showView(view) {
   show("progress", running);
   show(".halt", running);
   show(".describe .primary", !running);
-  find(".left").textContent = running ? `${done} of ${of}${left === null ? "" : ", " + inWords(left)}` : "";
+  find(".left").textContent = running
+    ? [say("done of", { done, total: of }), inWords(left)].filter(Boolean).join(", ")
+    : "";
 
   show(".problems", view.failed > 0);
-  find(".problems summary").textContent = `${view.failed} failed`;
-  find(".problems ul").replaceChildren(...view.problems.map((text) => make("li", { textContent: text })));
+  find(".problems summary").textContent = say("failed", { count: view.failed });
+  find(".problems ul").replaceChildren(...view.problems.map((text) => make("li", text)));
 
   const shown = new Set(view.rows.map(({ id }) => id));
   for (const id of rows.keys()) if (!shown.has(id)) rows.delete(id);
@@ -239,32 +232,47 @@ function showView(view) {
     body.replaceChildren(...lines);
   }
 
-  const edited = view.edited ? `, ${view.edited} edited` : "";
-  find(".count").textContent = `${view.found} of ${view.total} photos, ${view.captioned} with captions${edited}`;
+  const { found, total, captioned, edited } = view;
+  const counts = [say("counts", { found, total, captioned }), edited && say("edited count", { count: edited })];
+  find(".count").textContent = counts.filter(Boolean).join(", ");
   find(".undo").disabled = !view.undo;
   choose(-1, false);
-  find(".place").textContent = `Page ${view.page + 1} of ${view.pages}`;
+  find(".place").textContent = say("page of", { page: view.page + 1, pages: view.pages });
   find(".back").disabled = view.page === 0;
   find(".forth").disabled = view.page + 1 >= view.pages;
   show(".pages", view.pages > 1);
 
   const preview = view.preview.map(({ name, before, after }) => {
     const item = make("li");
-    item.append(`${name}: `, make("del", { textContent: before }), " ", make("ins", { textContent: after }));
+    item.append(`${name}: `, make("del", before), " ", make("ins", after));
     return item;
   });
-  if (view.changes > preview.length) preview.push(make("li", { textContent: `and ${view.changes - preview.length} more` }));
+  if (view.changes > preview.length) preview.push(make("li", say("and more", { count: view.changes - preview.length })));
   find(".preview").replaceChildren(...preview);
-  find(".example").textContent = view.example ? `The first: “${view.example}”` : "";
+  find(".example").textContent = view.example ? say("first reads", { text: view.example }) : "";
 
   if (view.file) {
     const link = find(".file");
-    link.href = view.file.url;
+    link.href = fromHere(view.file.url);
     link.download = view.file.orig_name;
-    link.textContent = `Download ${view.file.orig_name}`;
+    link.textContent = say("download", { name: view.file.orig_name });
     link.hidden = false;
   }
 }
 
-showView(props.value);
+/** Say everything in the language of the page. */
+function retell() {
+  translate();
+  find(".fields").textContent = say("fields hint", { name: "{name}", folder: "{folder}" });
+  find(".told").textContent = "";
+  choose(-1, false);
+  version = Math.min(version, props.value.version - 1);
+  showView(props.value);
+}
+
+retell();
+document.addEventListener("vlm-language", (event) => {
+  language = event.detail;
+  retell();
+});
 watch("value", () => showView(props.value));

@@ -36,6 +36,8 @@ MAX_CAPTIONS = 5  # of one photo
 NAMED = 20  # problems that are shown; the number says how many there are
 
 View = dict[str, Any]
+Told = tuple[str, View]
+"""A sentence on the page: a key of `strings.json`, and the values of its gaps."""
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,9 @@ class FolderPage:
         self.thumbnails: dict[str, str] = {}
         self.problems: list[str] = []
         self.run: object | None = None  # the owner of what runs in the engine
+        self.comparing: object | None = (
+            None  # and of what the tab Compare runs; see `vlm.app.folder_compare`
+        )
         self.progress: View | None = None
         self.wording = Wording()
         self.version = 0
@@ -69,8 +74,11 @@ class FolderPage:
             (Path(self.folder.name) / "photos").mkdir()
         return Path(self.folder.name) / "photos"
 
-    def view(self, message: str = "", told: str = "", file: View | None = None) -> View:
-        """What the browser is sent: all that is in sight. A `version` that is lower than another's is older."""
+    def view(self, message: str = "", told: Sequence[Told] = (), file: View | None = None) -> View:
+        """What the browser is sent: all that is in sight. A `version` that is lower than another's is older.
+
+        A `message` says what went wrong, as a sentence or a key of `strings.json`, and `told` what was done.
+        """
         with self.lock:
             self.version += 1
             numbers = self.sheet.shown(self.query)
@@ -80,7 +88,7 @@ class FolderPage:
             return {
                 "version": self.version,
                 "message": message,
-                "told": told,
+                "told": [[key, values] for key, values in told],
                 "progress": self.progress,
                 "total": len(self.sheet.rows),
                 "captioned": captioned,
@@ -116,6 +124,12 @@ class FolderPage:
             "problem": row.problem,
         }
 
+    def thumbnails_of(self, names: Sequence[str]) -> list[str]:
+        """The thumbnails of rows by their names."""
+        with self.lock:
+            rows = {row.name: row for row in self.sheet.rows}
+            return [self._thumbnail(rows[name]) if name in rows else "" for name in names]
+
     def _thumbnail(self, row: Row) -> str:
         """A small JPEG as a data URL; empty for what cannot be read."""
         if row.path not in self.thumbnails:
@@ -123,8 +137,11 @@ class FolderPage:
         return self.thumbnails[row.path]
 
 
-def folder_tab(engine: Engine, blocks: gr.Blocks) -> None:
-    """Add the tab's contents where a page is being built."""
+def folder_tab(engine: Engine, blocks: gr.Blocks, strings: View) -> gr.State:
+    """Add the tab's contents where a page is being built; `strings` are the texts of `strings.json` by language.
+
+    The state holds what each visitor's tab has.
+    """
     pages: WeakValueDictionary[str | None, FolderPage] = WeakValueDictionary()  # by session
     here = Path(__file__)
     page = gr.State(FolderPage())
@@ -132,9 +149,12 @@ def folder_tab(engine: Engine, blocks: gr.Blocks) -> None:
         page.value.view() | {"version": 0},  # older than each session's first
         html_template=here.with_suffix(".html").read_text("utf-8"),
         css_template=here.with_suffix(".css").read_text("utf-8"),
-        js_on_load=here.with_suffix(".js").read_text("utf-8"),
+        js_on_load="\n".join(
+            (here.parent / name).read_text("utf-8") for name in ("text.js", "folder_tab.js")
+        ),
         apply_default_css=False,
         elem_id="vlm-folder-table",
+        strings=strings,
     )
     handlers: dict[str, Callable[[Engine, FolderPage, gr.EventData], Iterator[View]]] = {
         "bring": bring,
@@ -164,6 +184,7 @@ def folder_tab(engine: Engine, blocks: gr.Blocks) -> None:
             _stop(engine, left)
 
     blocks.unload(on_leaving)
+    return page
 
 
 def _guarded(
@@ -181,7 +202,7 @@ def _guarded(
             yield page.view(message=_sentence(str(error)))
         except Exception:
             log.exception("the Folder tab failed to %s", handler.__name__)
-            yield page.view(message="Something went wrong; the program's log says what.")
+            yield page.view(message="defect")
 
     return guarded
 
@@ -201,7 +222,9 @@ def bring(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[Vie
         page.problems = problems
     if not page.sheet.rows:
         raise SheetError("; ".join([*problems, "there is no photo among these files"]))
-    told = f"{len(new)} photos more." + (f" {_sentence(str(left_out))}" if left_out else "")
+    told: list[Told] = [("more photos", {"count": len(new)})]
+    if left_out:
+        told.append((_sentence(str(left_out)), {}))
     yield page.view(told=told)
 
 
@@ -279,12 +302,14 @@ def _captioned(
         page.problems = [_sentence(problem.replace(home, "")) for problem in problems]
 
 
-def _summary(page: FolderPage, numbers: Sequence[int]) -> str:
+def _summary(page: FolderPage, numbers: Sequence[int]) -> list[Told]:
     rows = [page.sheet.rows[number] for number in numbers]
     done = sum(row.said is not None for row in rows)
     failed = sum(row.problem is not None for row in rows)
-    told = f"{done} of {len(numbers)} photos have their caption."
-    return f"{told} {failed} cannot be read." if failed else told
+    told: list[Told] = [("have captions", {"done": done, "total": len(numbers)})]
+    if failed:
+        told.append(("unreadable", {"count": failed}))
+    return told
 
 
 def halt(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[View]:
@@ -320,7 +345,7 @@ def preview(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[V
     """Say what find and replace would change in the rows that match the query."""
     with page.lock:
         page.preview = _replacements(page, event)
-    yield page.view(told=f"{len(page.preview)} captions would change.")
+    yield page.view(told=[("would be changed", {"count": len(page.preview)})])
 
 
 def replace_all(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[View]:
@@ -329,7 +354,7 @@ def replace_all(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterat
         changes = _replacements(page, event)
         page.sheet.apply(changes)
         page.preview = []
-    yield page.view(told=f"{len(changes)} captions changed.")
+    yield page.view(told=[("were changed", {"count": len(changes)})])
 
 
 def _replacements(page: FolderPage, event: gr.EventData) -> list[Change]:
@@ -342,7 +367,7 @@ def undo(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[View
     with page.lock:
         taken = page.sheet.undo()
         page.preview = []
-    yield page.view(told=f"{taken} captions are as they were before.")
+    yield page.view(told=[("taken back", {"count": taken})])
 
 
 def write(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[View]:
@@ -365,15 +390,15 @@ def write(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[Vie
     problems: list[str] = []
     packed = written(page.sheet.rows, where, tables, page.home.parent, problems)
     page.problems = [_sentence(p.replace(f"{packed.parent / 'written'}/", "")) for p in problems]
-    file = gr.FileData(path=_served(packed), orig_name=packed.name).model_dump()
-    yield page.view(told=f"{packed.name} is ready.", file=file)
+    file = gr.FileData(path=served_file(packed), orig_name=packed.name).model_dump()
+    yield page.view(told=[("ready", {"name": packed.name})], file=file)
 
 
-def _served(packed: Path) -> str:
+def served_file(file: Path) -> str:
     """Where Gradio lets the browser fetch a file."""
     from gradio.processing_utils import save_file_to_cache
 
-    return save_file_to_cache(packed, get_upload_folder())
+    return save_file_to_cache(file, get_upload_folder())
 
 
 def empty(engine: Engine, page: FolderPage, event: gr.EventData) -> Iterator[View]:

@@ -27,7 +27,9 @@ MAX_WAITING = (
     200  # requests that wait for the engine, each in a thread; further ones wait for these
 )
 MAX_PAGES = 500  # whose photos can be asked about; the one that was left longest is forgotten first
-POLL_SECONDS = 0.05
+POLL_SECONDS = (
+    0.05  # between two looks for work: what an event waits at most, on an app that nobody asks
+)
 
 
 def serve(
@@ -114,9 +116,12 @@ def page_application(
 
 
 def _calm(blocks: gr.Blocks) -> gr.Blocks:
-    """Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %."""
+    """Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
+
+    And as often for progress that is told by `gr.Progress`, which this app has not.
+    """
     blocks._queue.sleep_when_free = POLL_SECONDS
-    blocks._queue.progress_update_sleep_when_free = POLL_SECONDS
+    blocks._queue.progress_update_sleep_when_free = 3600.0
     return blocks
 
 

@@ -74,16 +74,19 @@ class Page:
                 raise Superseded
             yield
 
-    def view(self, turn: int, busy: str | None = None, message: str | None = None) -> View:
+    def view(
+        self, turn: int, busy: str | None = None, message: str | None = None, before: int = 0
+    ) -> View:
         """What the browser is sent: the whole page, so that a lost update does no harm.
 
         `turn` counts what the user asked for; `busy` says what goes on, `message` what went wrong. Both are keys of
-        `strings.json`; a message may also be a sentence.
+        `strings.json`; a message may also be a sentence. `before` is how many others have their turn first.
         """
         return {
             "turn": turn,
             "key": self.key,
             "busy": busy,
+            "before": before,
             "message": message,
             "photo": self.photo,
             "caption": self.caption,
@@ -136,6 +139,8 @@ def describe(engine: Engine, page: Page, source: Path, name: str, turn: int) -> 
     with page.at(turn):
         # The photo is read in its turn, too: of a hundred visitors' photos one is in memory in full.
         reading = engine.call(page, lambda: engine.captioner.encode(source).shrunk(DISPLAY_SIZE))
+    for before in engine.line(reading):
+        yield page.view(turn, busy="looking", before=before)
     try:
         image = reading.result()
     except ImageError as error:
@@ -150,6 +155,8 @@ def describe(engine: Engine, page: Page, source: Path, name: str, turn: int) -> 
     yield page.view(turn, busy="writing")
     with page.at(turn):
         writing = engine.caption(page, small)
+    for before in engine.line(writing):
+        yield page.view(turn, busy="writing", before=before)
     for words in writing:
         with page.at(turn):
             page.caption = unfinished(words)
@@ -196,6 +203,8 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
     except QuestionError as error:
         yield page.view(turn, message=sentence(str(error)))
         return
+    for before in engine.line(asking):
+        yield page.view(turn, busy="answering", before=before)
     found = asking.result()
     place = len(page.answers)
     for shown in finishing(engine, page, found, turn):

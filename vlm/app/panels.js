@@ -172,6 +172,7 @@ find("#vlm-panel-more").addEventListener("change", (event) => {
   if (event.target.matches(".language")) {
     language = event.target.value;
     localStorage.setItem(LANGUAGE, language);
+    document.dispatchEvent(new CustomEvent("vlm-language", { detail: language })); // for the other tabs
     retell();
     return;
   }
