@@ -54,10 +54,9 @@ class FolderPage:
         self.folder: TemporaryDirectory[str] | None = None
         self.thumbnails: dict[str, str] = {}
         self.problems: list[str] = []
-        self.run: object | None = None  # the owner of what runs in the engine
-        self.comparing: object | None = (
-            None  # and of what the tab Compare runs; see `vlm.app.folder_compare`
-        )
+        # The owners of what runs in the engine: of this tab, and of Compare, see `vlm.app.folder_compare`.
+        self.run: object | None = None
+        self.comparing: object | None = None
         self.progress: View | None = None
         self.wording = Wording()
         self.version = 0
