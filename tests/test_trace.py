@@ -20,7 +20,8 @@ from vlm.cli import app
 from vlm.engine import Engine
 from vlm.images import ImageError
 from vlm.options import CAPTION
-from vlm.trace import TraceError, TraceFile, Tracer, settings_of, word_entropies
+from vlm.trace import Tracer, settings_of, word_entropies
+from vlm.trace_lines import TraceError, TraceFile
 
 DOG = Path(__file__).resolve().parent.parent / "assets" / "examples" / "dog.jpg"
 QUESTION = "is there a dog?"

@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,82 +20,10 @@ import torch
 from vlm import __version__
 from vlm.answers import Answer
 from vlm.captioner import Captioner
-from vlm.errors import UserError
 from vlm.options import Options
+from vlm.trace_lines import TraceFile
 
 log = logging.getLogger(__name__)
-
-
-class TraceError(UserError):
-    """A file that no line can be written to, or read from; the message says why."""
-
-
-class TraceFile:
-    """Lines of JSON at the end of a file, each written by one call, from any thread; a context manager.
-
-    Half a line, which a killed run or a full disk left, is ended before the next, so it damages no other. What cannot
-    be written is lost, and no answer with it: the first loss is told on the error stream, and at the end how many there
-    were. Raises TraceError where the file cannot be opened.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lost = 0
-        self._lock = threading.Lock()
-        try:
-            self._torn = _ends_in_half_a_line(path)
-            # What was asked is the business of who runs this alone.
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise TraceError(f"--trace {path} cannot be written: {error.strerror}") from None
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Write a record as one line."""
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        with self._lock:
-            line = b"\n" + line if self._torn else line
-            try:
-                written = os.write(self._file, line)
-            except OSError as error:
-                self._lose(error.strerror or str(error))
-                return
-            self._torn = written < len(line)
-            if self._torn:
-                self._lose("there was room for a part of it alone")
-
-    def lose(self, reason: str) -> None:
-        """Count a line that there is not, and say so where it is the first."""
-        with self._lock:
-            self._lose(reason)
-
-    def close(self) -> None:
-        """End the file, and say how many lines were lost, if any."""
-        os.close(self._file)
-        if self.lost > 1:
-            print(f"--trace {self.path}: {self.lost} lines were lost", file=sys.stderr)
-
-    def __enter__(self) -> TraceFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _lose(self, reason: str) -> None:
-        self.lost += 1
-        if self.lost == 1:
-            print(
-                f"--trace {self.path}: a line was lost: {reason}; answers go on, and more losses are only counted",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
-def _ends_in_half_a_line(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from vlm.options import Options, Precision
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner
-    from vlm.trace import TraceFile, Tracer
+    from vlm.trace import Tracer
+    from vlm.trace_lines import TraceFile
 
 Model = Annotated[
     str | None,
@@ -133,7 +134,7 @@ def trace_file(path: Path | None) -> AbstractContextManager[TraceFile | None]:
     """The file of `--trace`, if any. Raises TraceError, before a model is loaded, where it cannot be written."""
     if path is None:
         return nullcontext()
-    from vlm.trace import TraceFile
+    from vlm.trace_lines import TraceFile
 
     return TraceFile(path)
 

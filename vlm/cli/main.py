@@ -23,6 +23,7 @@ from vlm.cli.failures import clear_errors, fail
 from vlm.cli.mcp import mcp
 from vlm.cli.serve import app as app_page
 from vlm.cli.serve import serve
+from vlm.cli.signals import signals
 from vlm.cli.weights import convert, export, models
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "export": export,
     "caption-dataset": caption_dataset,
+    "signals": signals,
 }
 for name, command in COMMANDS.items():
     extra = "attend" if command is attend else None
