@@ -35,11 +35,11 @@ def test_captions_are_those_of_the_captioner(tiny):
 
 def test_beams_reach_the_search(tiny):
     records = [record(path) for path in SQUARES[:3]]
-    greedy = [p.text for p in predict_captions(tiny, records, Report(), beams=1)]
+    greedy = [p.text for p in predict_captions(tiny, records, Report(), {"beams": 1})]
     assert greedy == [tiny.encode(path).caption(beams=1).text for path in SQUARES[:3]]
-    assert greedy != [p.text for p in predict_captions(tiny, records, Report(), beams=4)]
+    assert greedy != [p.text for p in predict_captions(tiny, records, Report(), {"beams": 4})]
     asked = [record(SQUARES[0], "what colour is the shape?")]
-    [answer] = predict_answers(tiny, asked, Report(), beams=1)
+    [answer] = predict_answers(tiny, asked, Report(), {"beams": 1})
     assert answer.text == tiny.encode(SQUARES[0]).ask(asked[0].question, beams=1).text
 
 

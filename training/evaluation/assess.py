@@ -52,9 +52,10 @@ def predict(
     A bar is on the error stream where someone looks at it. Raises DataError when none can be read, or more are broken
     than the report accepts.
     """
+    search = {} if beams is None else {"beams": beams}
     say = predict_captions if task == "caption" else predict_answers
     predictions = track(
-        say(model.captioner, records, report, beams, model.blind),
+        say(model.captioner, records, report, search, model.blind),
         description=model.name,
         total=len(records),
         console=Console(stderr=True),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from PIL import Image
 
 from vlm.answers import Answer, Verdict
 from vlm.captioner import BATCH, Captioner, EncodedImage
 from vlm.images import ImageError
-from vlm.options import CAPTION
+from vlm.options import CAPTION, choose
 from vlm.prompts import QuestionError
 
 from ..data.records import DataError, Record
 from ..data.report import Broken, Report
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType({})  # the task's own way to choose words
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Prediction:
 
     `likelihood` is the mean probability of a token (geometric), `verdict` how far the model says to trust the text.
     `uncalibrated` is an answer's probability without the checkpoint's temperature, where it has one. `problem` says why
-    there is no text, where the model could not read the question.
+    there is no text, where the model could not read the question. `ms` are those of encoding and decoding.
     """
 
     record: Record
@@ -34,21 +38,22 @@ class Prediction:
     uncalibrated: float | None = None
     likelihood: float = 0.0
     verdict: Verdict | None = None
+    ms: float = 0.0
 
 
 def predict_captions(
     captioner: Captioner,
     records: Iterable[Record],
     report: Report,
-    beams: int | None = None,
+    search: Mapping[str, Any] = DEFAULTS,
     blind: bool = False,
 ) -> Iterator[Prediction]:
-    """Caption each record's image.
+    """Caption each record's image; `search` has options of `vlm.Options`.
 
     An image that cannot be read has no prediction and goes into `report`. `blind` is for a model
     that was trained without images: see `blind_image`. Raises DataError when too many are broken.
     """
-    options = CAPTION if beams is None else replace(CAPTION, beams=beams)
+    options = choose(CAPTION, search)
     for images, batch in _encoded(captioner, [[r] for r in records], report, blind):
         answers = captioner.write(images, None, options)
         for answer, [record] in zip(answers, batch, strict=True):
@@ -59,20 +64,19 @@ def predict_answers(
     captioner: Captioner,
     records: Iterable[Record],
     report: Report,
-    beams: int | None = None,
+    search: Mapping[str, Any] = DEFAULTS,
     blind: bool = False,
 ) -> Iterator[Prediction]:
     """Answer each record's question; the questions of one image share its encoding.
 
-    A question that is too long for the model, or empty, is answered with no words. Images and
-    `blind` are as in `predict_captions`.
+    A question that is too long for the model, or empty, is answered with no words. Images,
+    `search` and `blind` are as in `predict_captions`.
     """
-    options = {} if beams is None else {"beams": beams}
     for images, batch in _encoded(captioner, by_image(records), report, blind):
         for image, group in zip(images, batch, strict=True):
             problems = {r: problem for r in group if (problem := question_problem(captioner, r))}
             asked = [record for record in group if record not in problems]
-            answers = image.ask_all([r.question or "" for r in asked], **options) if asked else []
+            answers = image.ask_all([r.question or "" for r in asked], **search) if asked else []
             answer_of = dict(zip(asked, answers, strict=True))
             for record in group:
                 if record in problems:
@@ -81,10 +85,13 @@ def predict_answers(
                     answer = answer_of[record]
                     # An answer's score is its log-probability before calibration.
                     own = math.exp(answer.score) if captioner.calibration(True) != 1 else None
-                    yield _prediction(record, answer, own)
+                    yield _prediction(record, answer, own, len(asked))
 
 
-def _prediction(record: Record, answer: Answer, uncalibrated: float | None = None) -> Prediction:
+def _prediction(
+    record: Record, answer: Answer, uncalibrated: float | None = None, sharing: int = 1
+) -> Prediction:
+    """What an answer says of a record, where so many of them share the image's encoding."""
     likelihood = math.exp(sum(answer.logprobs) / len(answer.logprobs))
     return Prediction(
         record,
@@ -93,6 +100,7 @@ def _prediction(record: Record, answer: Answer, uncalibrated: float | None = Non
         uncalibrated=uncalibrated,
         likelihood=likelihood,
         verdict=answer.verdict,
+        ms=answer.ms["encode"] / sharing + answer.ms["decode"],
     )
 
 

@@ -82,6 +82,7 @@ for command in (
     training.prepare,
 ):
     app.command(context_settings=training.PASSED_ON)(command)
+app.command("try", context_settings=training.PASSED_ON)(training.try_settings)
 
 
 def run() -> None:

@@ -31,6 +31,11 @@ def calibrate(context: typer.Context) -> None:
     _run("calibrate", context)
 
 
+def try_settings(context: typer.Context) -> None:
+    """Try one setting against another on the same photos, with intervals and cost."""
+    _run("compare_settings", context)
+
+
 def table(context: typer.Context) -> None:
     """Measure all that a model card says, and fill its table."""
     _run("table", context)
