@@ -6,6 +6,7 @@ import json
 import math
 import resource
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from typer.testing import CliRunner
 from vlm.app.page import Page, describe
 from vlm.captioner import Captioner
 from vlm.cli import app
+from vlm.documents.passages import Passage
 from vlm.engine import Engine
 from vlm.images import ImageError
+from vlm.model.config import DocumentsConfig
+from vlm.model.model import VisionLanguageModel
 from vlm.options import CAPTION
 from vlm.trace import Tracer, settings_of, word_entropies
 from vlm.trace_lines import TraceError, TraceFile
@@ -67,6 +71,21 @@ def test_a_line_tells_what_entered_and_how_the_answer_came_about(tiny, path):
     text = path.read_text()
     assert QUESTION not in text
     assert answer.text not in text
+
+
+def test_passages_are_told_by_place_and_hash(tiny, path):
+    config = replace(tiny.model.config, documents=DocumentsConfig(length=12, most=4))
+    reading = Captioner(VisionLanguageModel(config), tiny.tokenizer)
+    passage = Passage("the black cat is a dog", "secret.pdf", 3, 40, 62)
+    answer = reading.encode(DOG).beside([passage]).ask("is \ud800 there a dog?")
+    with TraceFile(path) as file:
+        tracer(file, reading).answered(answer, CAPTION)
+    [line] = lines(path)
+    [told] = line["retrieved"]
+    assert (told["page"], told["start"], told["characters"]) == (3, 40, 22)
+    assert len(told["sha256"]) == 64
+    assert len(line["shares"]) == 2
+    assert "secret" not in path.read_text()
 
 
 def test_copies_of_a_photo_have_one_hash_and_others_another(tiny, tmp_path):

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -83,7 +83,7 @@ def settings_of(captioner: Captioner, model: str, precision: str, openvino: bool
 
 
 def _entered(answer: Answer) -> dict[str, Any]:
-    """The image and the question: their kinds, sizes and hashes."""
+    """The image, the question and the passages beside the image: their kinds, sizes and hashes."""
     assert answer.image is not None
     photo = answer.image.photo
     width, height = photo.entered.size
@@ -96,10 +96,18 @@ def _entered(answer: Answer) -> dict[str, Any]:
     asked = answer.question
     question = None
     if asked is not None:
-        question = {"characters": len(asked), "sha256": sha256(asked.encode()).hexdigest()}
+        question = {"characters": len(asked), "sha256": _hash(asked)}
     task = "caption" if asked is None else "answer"
-    # There are no documents yet to retrieve from.
-    return {"task": task, "image": image, "question": question, "retrieved": []}
+    retrieved = [
+        {
+            "page": passage.page,
+            "start": passage.start,
+            "characters": len(passage.text),
+            "sha256": _hash(passage.text),
+        }
+        for passage in answer.image.passages
+    ]
+    return {"task": task, "image": image, "question": question, "retrieved": retrieved}
 
 
 def _latency(answer: Answer, wait_ms: float) -> dict[str, float]:
@@ -157,8 +165,10 @@ def word_entropies(answer: Answer) -> list[float]:
     logits = decoder.logits(decoder(sequence, projected).hidden[0, len(prompt) - 1 :])  # (T, V)
     chances = (logits.float() / captioner.calibration(asked is not None)).softmax(dim=-1)
     by_token = torch.special.entr(chances).sum(dim=-1).tolist()  # (T,)
-    return [_sum(by_token, word.tokens) for word in captioner.tokenizer.words(ids)]
+    words = captioner.tokenizer.words(ids)
+    return [math.fsum(by_token[place] for place in word.tokens) for word in words]
 
 
-def _sum(values: Sequence[float], places: Sequence[int]) -> float:
-    return math.fsum(values[place] for place in places)
+def _hash(text: str) -> str:
+    """Of what people typed, which may hold half a character."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -155,6 +155,7 @@ def _line(number: int, record: Any) -> Line:
         "confidence": math.exp(_mean(logprobs)),
         "entropy of a word": _mean([float(word["entropy"]) for word in words]),
         "image effect a word": float(record["image_effect"]) / max(1, len(words)),
+        "passages": float(len(record["retrieved"])),
         "megapixels": int(image["width"]) * int(image["height"]) / 1e6,
     }
     if record["task"] == "answer":
