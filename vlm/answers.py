@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlm.citations import cited, sources
+from vlm.citations import NOT_THERE, cited, sources
 
 # Types alone: what renders answers must not wait for torch.
 if TYPE_CHECKING:
@@ -164,9 +164,7 @@ class Answer:
 
         None where there are no passages.
         """
-        if self.evidence is None:
-            return None
-        return cited(self.text, self.evidence, self._image().passages)
+        return None if self.evidence is None else cited(self.text, self.evidence)
 
     def maps(
         self,
@@ -288,7 +286,7 @@ class Answer:
             rest["fields"] = self.fields
         if (found := self.evidence) is not None:
             rest["citation"] = self.citation
-            rest["sources"] = sources(found, self._image().passages)
+            rest["sources"] = sources(found)
         if self.places:
             rest["places"] = [place.to_dict() for place in self.places]
         if self.question is not None:
@@ -380,6 +378,8 @@ def answer_line(answer: Answer, with_question: bool) -> str:
     if others:
         line += ", or " + ", ".join(f"{o.text} ({o.confidence:.0%})" for o in others)
     line = with_verdict(line, answer)
+    if answer.citation not in (None, NOT_THERE):
+        line += f"; {answer.citation}"
     return f"{answer.question} {line}" if with_question else line
 
 

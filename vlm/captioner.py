@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
@@ -37,12 +37,12 @@ from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, Frame, ImageError, ImageSource, Photo, read_photo
 from vlm.images.header import with_header
 from vlm.model.decoder import Projected
-from vlm.model.documents import PASSAGE, passage_ids
+from vlm.model.grounding import PASSAGE, passage_ids
 from vlm.model.memory import Memory, below_header, image_memory
 from vlm.model.model import VisionLanguageModel
 from vlm.nudges import Nudge
 from vlm.options import ANSWER, CAPTION, READING, TOLD, Options, choose
-from vlm.passages_beside import DocumentsError, as_passages, fitting, spelled_as
+from vlm.passages_beside import DocumentsError, as_passages, first_that_fit, fitting, spelled_as
 from vlm.prompts import (
     Prompt,
     QuestionError,
@@ -54,6 +54,12 @@ from vlm.prompts import (
 )
 from vlm.tokenizer import Tokenizer
 
+if TYPE_CHECKING:  # an index needs packages of an extra
+    from vlm.documents.index import Index
+
+NO_DOCUMENTS = (
+    "this model reads no documents beside an image; the bundled one does, without OpenVINO"
+)
 BATCH = 8  # images encoded and decoded together
 
 
@@ -308,6 +314,21 @@ class EncodedImage:
         has_mean = self.captioner.model.mean_patches is not None
         return ImageEffect(total, words, "mean" if has_mean else "zeros")
 
+    def look_up(self, index: Index, question: str) -> EncodedImage:
+        """The same image beside the passages of an index that a question is best answered from, as many as are read.
+
+        What the image shows is looked for, too: its caption and its tags. Raises DocumentsError, see `beside`.
+        """
+        config = self.captioner.model.config.documents
+        if config is None:
+            raise DocumentsError(NO_DOCUMENTS)
+        seen = self.alone.caption(beams=1).text
+        tags = [s.words[0] for s in self.memory.segments if s.name == "tags" and s.words]
+        named = dict.fromkeys(word for words in tags for word in words if word)
+        found = index.search(" ".join([question, seen, *named]), config.most)
+        passages = [one.passage for one in found]
+        return self.beside(first_that_fit(passages, self.captioner.tokenizer, config))
+
     def evidence(self, answer: Answer) -> Evidence | None:
         """What an answer rests on, where passages are beside the image; see `Answer.evidence`."""
         if not self.passages:
@@ -320,7 +341,8 @@ class EncodedImage:
         count = len(answer.ids)
         seen = self.captioner.score_ids(self, answer.ids, answer.question, answer.finished)
         lost = torch.tensor(seen.logprobs[:count]) - torch.tensor(blind.logprobs[:count])
-        return evidence(self.finished(answer.ids, answer.question), lost.clamp(min=0))
+        finished = self.finished(answer.ids, answer.question)
+        return evidence(finished, self.passages, lost.clamp(min=0))
 
     def shrunk(self, side: int) -> EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""
@@ -371,9 +393,7 @@ class Captioner:
             return image
         config = self.model.config.documents
         if config is None or not isinstance(self.model, VisionLanguageModel):
-            raise DocumentsError(
-                "this model reads no documents beside an image; the bundled one does, in plain torch"
-            )
+            raise DocumentsError(NO_DOCUMENTS)
         assert self.model.documents is not None
         cut = fitting(passages, self.tokenizer, config)
         ids = passage_ids([[own for _, own, _ in cut]]).to(self.model.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 # Types alone: what renders answers must not wait for torch.
@@ -14,24 +13,24 @@ NOT_THERE = "not in the documents"
 """What a model answers where neither the photo nor a passage has it."""
 
 
-def cited(text: str, found: Evidence, passages: Sequence[Passage]) -> str:
+def cited(text: str, found: Evidence) -> str:
     """What an answer rests on, in words."""
     if text.lower() == NOT_THERE:
         return NOT_THERE
     if found.cited is not None:
-        return f"stands in {place_of(passages[found.cited])}"
+        return f"stands in {place_of(found.passages[found.cited])}"
     return (
         "from the photo" if found.ground == "photo" else "from neither the photo nor the documents"
     )
 
 
-def sources(found: Evidence, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+def sources(found: Evidence) -> list[dict[str, Any]]:
     """What each source did for an answer, JSON-ready."""
     told: list[dict[str, Any]] = []
     for use in found.sources:
         use_of: dict[str, Any] = {"source": "photo", "share": use.share, "lost": use.lost}
         if use.passage is not None:
-            passage = passages[use.passage]
+            passage = found.passages[use.passage]
             use_of |= {
                 "source": passage.source,
                 "page": passage.page,

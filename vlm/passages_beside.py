@@ -34,6 +34,20 @@ def as_passages(documents: Sequence[str | Passage]) -> list[Passage]:
     return passages
 
 
+def first_that_fit(
+    passages: Sequence[Passage], tokenizer: Tokenizer, config: DocumentsConfig
+) -> list[Passage]:
+    """As many of the first passages as a model reads at once, at least one."""
+    kept: list[Passage] = []
+    parts = 0
+    for passage in passages:
+        parts += -(-len(tokenizer.encode(passage.text)) // config.length)
+        if kept and parts > config.most:
+            break
+        kept.append(passage)
+    return kept
+
+
 def fitting(
     passages: Sequence[Passage], tokenizer: Tokenizer, config: DocumentsConfig
 ) -> list[tuple[Passage, list[int], list[str]]]:

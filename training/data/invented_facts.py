@@ -60,6 +60,7 @@ class Asked:
     answer: str
     kind: Kind
     passage: int | None
+    fact: Fact | None = None
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,15 @@ def sheet(
     return Sheet(tuple(text for text, _ in texts), tuple(asked))
 
 
+def rival(fact: Fact, generator: random.Random, held_out: bool, known: set[str]) -> tuple[str, str]:
+    """A passage that says the same of another thing of the same category, none of `known`, and what it says."""
+    thing, relation, _ = fact
+    members = next(own for own in CATEGORIES.values() if thing in own)
+    other = generator.choice(sorted(set(members) - {thing} - known))
+    value = value_of(relation, generator, held_out)
+    return _said([(other, relation, value)], generator), value
+
+
 def _said(facts: Sequence[Fact], generator: random.Random) -> str:
     parts = [
         generator.choice(RELATIONS[relation].says).format(n=thing, v=value)
@@ -375,9 +385,9 @@ def _ask(
             return None
         fact, category = generator.choice(fitting)
         thing = _in_photo(category, generator)
-        return Asked(_asks(fact[1], thing, generator), fact[2], kind, place[fact])
+        return Asked(_asks(fact[1], thing, generator), fact[2], kind, place[fact], fact)
     fact = generator.choice(list(facts))
-    return Asked(_asks(fact[1], fact[0], generator), fact[2], kind, place[fact])
+    return Asked(_asks(fact[1], fact[0], generator), fact[2], kind, place[fact], fact)
 
 
 def _in_photo(category: str, generator: random.Random) -> str:

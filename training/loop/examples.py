@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vlm.model.documents import passage_ids
+from vlm.model.grounding import passage_ids
 from vlm.model.model import IGNORE_INDEX
 from vlm.prompts import QuestionError, caption_prompt, question_prompt, text_ids
 from vlm.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ class Batch:
 
     `images` are patches `(B, N, D)` of `grid`, or pixels `(B, 3, H, W)` where `grid` is None. `told` `(B,)` has the
     number of the name that an image's tags tell in place of its own, or `NOTHING_TOLD`; None stands for that of all.
-    `passages` `(B, N, T)` are the tokens of what stands in documents beside each image; see `vlm/model/documents.py`.
+    `passages` `(B, N, T)` are the tokens of what stands in documents beside each image; see `vlm/model/grounding.py`.
     """
 
     keys: tuple[str, ...]

@@ -16,7 +16,7 @@ from vlm.model.config import (
     ModelConfig,
     VisionConfig,
 )
-from vlm.model.documents import start_documents
+from vlm.model.grounding import start_documents
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder, default_preprocess, probe
 from vlm.prompts import clean_text

@@ -276,7 +276,7 @@ class Recipe:
     shown, and `tell_names` that of captioned images whose tags tell another name for a thing, which their caption then
     uses (`training/loop/told_names.py`), so that words of tags are copied. With `maps` attention learns from what
     hiding patches does, too. With `documents` nothing but the use of passages is learnt, for which a checkpoint `init`
-    without them gets new layers (`training/data/invented_facts.py`, `vlm/model/documents.py`).
+    without them gets new layers (`training/data/invented_facts.py`, `vlm/model/grounding.py`).
     """
 
     sources: Annotated[tuple[Source, ...], _SOURCES]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vlm.answers import answer_line
+from vlm.answers import Answer, answer_line
 from vlm.cli.arguments import (
     AsJson,
     Device,
@@ -24,9 +26,11 @@ from vlm.cli.arguments import (
     tracer_of,
 )
 from vlm.cli.failures import fail
+from vlm.errors import how_to_install
 from vlm.options import ANSWER, Precision, choose
 
 if TYPE_CHECKING:
+    from vlm.captioner import EncodedImage
     from vlm.explain.paint import Style
 
 REGION = "LEFT,TOP,RIGHT,BOTTOM"
@@ -44,18 +48,28 @@ def ask(
     device: Device = "auto",
     openvino: OpenVino = False,
     precision: InPrecision = Precision.float32,
+    docs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Answer also from these: documents, folders of them, or an index of `vlm index`.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     trace: TraceTo = None,
     **search: Any,
 ) -> None:
-    """Answer questions about a photo, with the confidence of each answer and its alternatives."""
+    """Answer questions about a photo, with the confidence of each answer and its alternatives.
+
+    With --docs also from documents, and each answer with what it rests on.
+    """
     options = given(search)
     choose(ANSWER, options)  # what is wrong is told before a model is loaded
     check(image)
     with trace_file(trace) as file:
         captioner = load(model, device, openvino, precision)
         tracer = tracer_of(file, captioner, model, openvino, precision)
-        for answer in captioner.encode(image).ask_all(questions, **options):
+        for answer in answers(captioner.encode(image), questions, docs or [], options):
             if as_json:
                 print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
             else:
@@ -63,6 +77,24 @@ def ask(
             if tracer is not None:
                 chosen = captioner.choose(questions, options)
                 tracer.answered(answer, chosen, source=str(image))
+
+
+def answers(
+    image: EncodedImage, questions: list[str], docs: list[str], options: dict[str, Any]
+) -> Iterator[Answer]:
+    """Answers about an image, with `docs` also from the passages there that fit each question best."""
+    if not docs:
+        yield from image.ask_all(questions, **options)
+        return
+    try:
+        from vlm.documents.consult import consulted
+    except ImportError as error:
+        fail(f"--docs needs the package {error.name}; {how_to_install('documents')}")
+    with consulted(docs) as (index, added):
+        for problem in [*added.problems, *[str(added.left_out)] * bool(added.left_out)]:
+            print(problem, file=sys.stderr)
+        for question in questions:
+            yield image.look_up(index, question).ask(question, **options)
 
 
 def explain(

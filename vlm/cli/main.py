@@ -78,6 +78,7 @@ for command in (
     training.table,
     training.calibrate,
     training.faithfulness,
+    training.documents,
     training.train,
     training.prepare,
 ):

@@ -46,6 +46,11 @@ def faithfulness(context: typer.Context) -> None:
     _run("faithfulness", context)
 
 
+def documents(context: typer.Context) -> None:
+    """Measure how well a model uses documents beside a photo."""
+    _run("documents", context)
+
+
 def train(context: typer.Context) -> None:
     """Train or fine-tune a model from a recipe."""
     _run("train", context)

@@ -7,15 +7,17 @@ disagree (Jain and Wallace, NAACL 2019), so both are told, and citations rest on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vlm.documents.passages import Passage
 from vlm.explain.finished import Finished
 from vlm.explain.hiding import chosen_logprobs, falls, with_slots
-from vlm.model.documents import PASSAGE
+from vlm.model.grounding import PASSAGE
 from vlm.model.memory import Segment
 
 LEAST = 1.0  # nats that an answer loses without what it is said to rest on
@@ -39,11 +41,12 @@ class SourceUse:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a text rests on: every source's use, the photo's first, and for each word of the text the sources' shares.
+    """What a text rests on: every source's use, the photo's first, and then that of each of the `passages`.
 
     `lost_by_word` and `share_by_word` have a row for each word, with a number for each of the `sources`.
     """
 
+    passages: tuple[Passage, ...]
     sources: tuple[SourceUse, ...]
     share_by_word: tuple[tuple[float, ...], ...]
     lost_by_word: tuple[tuple[float, ...], ...]
@@ -64,21 +67,23 @@ class Evidence:
 
 
 @torch.inference_mode()
-def evidence(finished: Finished, lost_without_photo: Tensor) -> Evidence:
-    """The evidence of a text beside passages.
+def evidence(
+    finished: Finished, passages: Sequence[Passage], lost_without_photo: Tensor
+) -> Evidence:
+    """The evidence of a text beside passages, one for each of the memory's segments of them.
 
     `lost_without_photo` `(T,)` is what each of its tokens loses without the photo, in nats. Raises ValueError where
     there are no passages.
     """
     if finished.projected.grounding is None:
         raise ValueError("there are no passages beside this image")
-    passages = [s for s in finished.memory.segments if s.name.startswith(PASSAGE)]
+    segments = [s for s in finished.memory.segments if s.name.startswith(PASSAGE)]
     prompt, spans = len(finished.prompt.ids), finished.tokenizer.words(finished.ids)
 
     looked = _looked(finished)[prompt:]  # (T, S)
-    lost = _lost(finished, passages)[prompt:]  # (T, N)
+    lost = _lost(finished, segments)[prompt:]  # (T, N)
     lost = torch.cat([lost_without_photo[:, None].to(lost), lost], dim=1)  # (T, 1 + N)
-    of_passages = torch.stack([looked[:, s.start : s.stop].sum(dim=1) for s in passages], dim=1)
+    of_passages = torch.stack([looked[:, s.start : s.stop].sum(dim=1) for s in segments], dim=1)
     shares = torch.cat([1 - of_passages.sum(dim=1, keepdim=True), of_passages], dim=1)
 
     by_word = [
@@ -87,10 +92,11 @@ def evidence(finished: Finished, lost_without_photo: Tensor) -> Evidence:
     ]
     mean, total = shares.mean(dim=0).tolist(), lost.sum(dim=0).tolist()
     sources = [SourceUse(None, mean[0], total[0])]
-    for number, segment in enumerate(passages):
+    for number, segment in enumerate(segments):
         words = _words(segment, looked[:, segment.start : segment.stop].mean(dim=0))
         sources.append(SourceUse(number, mean[number + 1], total[number + 1], words))
     return Evidence(
+        tuple(passages),
         tuple(sources),
         tuple(tuple(share.tolist()) for share, _ in by_word),
         tuple(tuple(nats.tolist()) for _, nats in by_word),
@@ -106,10 +112,10 @@ def _looked(finished: Finished) -> Tensor:
     return torch.stack([layer[0].mean(dim=0) for layer in layers]).mean(dim=0)[finished.rows]
 
 
-def _lost(finished: Finished, passages: list[Segment]) -> Tensor:
+def _lost(finished: Finished, segments: list[Segment]) -> Tensor:
     """What each token of the prompt and the text loses without each passage, `(T, N)`, at least 0."""
-    shown = finished.memory.real.repeat(1 + len(passages), 1)
-    for row, segment in enumerate(passages, 1):
+    shown = finished.memory.real.repeat(1 + len(segments), 1)
+    for row, segment in enumerate(segments, 1):
         shown[row, segment.start : segment.stop] = False
     ids = finished.ids
     return falls(finished, with_slots(finished, shown), lambda x: chosen_logprobs(x, ids))[0]

@@ -195,7 +195,7 @@ class DocumentsConfig:
     depth: Count = 2
     layers: Count = 2
     mlp_ratio: Positive = 1.0
-    pointer_width: Count = 192
+    pointer_width: Count = 128
     length: Count = 64
     most: Count = 8
 

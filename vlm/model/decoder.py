@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlm.model.attention import Attention, KeyValue, causal_mask
 from vlm.model.config import DecoderConfig
-from vlm.model.documents import Grounding
+from vlm.model.grounding import Grounding
 from vlm.model.memory import Memory
 from vlm.model.sublayers import Sublayer, activation, initialise, norm_layer
 
@@ -181,7 +181,10 @@ class Decoder(nn.Module):
         own = self.config.sublayers.count("s")
         before, behind = (cache[:own], cache[own:]) if cache else ((), ())
         run = self.run(ids, positions, cross_layers, before, self_mask, cross_mask, explicit)
-        hidden, grown, looked = grounding.apart(run.hidden, grounding, behind, self_mask, explicit)
+        words = self.token_embedding(ids)
+        hidden, grown, looked = grounding.apart(
+            run.hidden, words, grounding, behind, self_mask, explicit
+        )
         more = grounding.mask.shape[1] - projected._first.shape[-2]  # slots that these layers lack
         padded = tuple(F.pad(attention, (0, more)) for attention in run.cross_attention)
         return Decoded(hidden, run.cache + grown, padded + looked)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vlm.model.attention import Attention
 from vlm.model.config import ConfigError, ModelConfig
 from vlm.model.decoder import Decoder, Projected
-from vlm.model.documents import Documents
+from vlm.model.grounding import Documents
 from vlm.model.joint_reader import JointReader
 from vlm.model.likeness import PhotoLikeness
 from vlm.model.memory import Memory, Segment, grid_positions, image_memory

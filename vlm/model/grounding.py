@@ -125,8 +125,10 @@ class DocumentLayers(nn.Module):
         self.sublayers = _layers("scm", config.layers, config, decoder)
         self.memory_norm = nn.LayerNorm(decoder.memory_width)
         self.pointer_norm = nn.LayerNorm(width)
+        self.word_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, config.pointer_width)
         self.key = nn.Linear(width, config.pointer_width)
+        self.key_before = nn.Linear(width, config.pointer_width, bias=False)
         self.nothing = nn.Parameter(torch.zeros(config.pointer_width))  # the key of copying nothing
         self.reluctance = nn.Parameter(torch.tensor(6.0))  # by how much that comes first
         self.strength = nn.Parameter(torch.ones(()))  # of a copied word's embedding
@@ -140,12 +142,15 @@ class DocumentLayers(nn.Module):
                 keys, values = cast("Attention", sublayer.body).project(tokens)
                 layers.append((keys.contiguous(), values.contiguous()))
         slots = memory.tokens[:, -ids.shape[1] :]
-        pointer = self.key(slots)[:, None], words(ids.clamp(min=0)).detach()[:, None]
+        # What stood before a token is a part of its key: to go on with a span is to find what was said last.
+        keys = self.key(slots) + self.key_before(F.pad(slots, (0, 0, 1, -1)))
+        pointer = keys[:, None], words(ids.clamp(min=0)).detach()[:, None]
         return Grounding(self, tuple(layers), memory.real, pointer, ids != NO_TOKEN)
 
     def forward(
         self,
         hidden: Tensor,
+        words: Tensor,
         grounding: Grounding,
         past: tuple[KeyValue, ...],
         self_mask: Tensor | None,
@@ -153,10 +158,13 @@ class DocumentLayers(nn.Module):
     ) -> tuple[Tensor, tuple[KeyValue, ...], tuple[Tensor, ...]]:
         """Hidden states `(R, T, D)` behind the decoder's, with the grown cache and, if `explicit`, the attention.
 
-        `past` is the layers' own cache, one entry each or none. The attention is `(R, H, T, S)` of each layer.
+        A decoder's last states tell of the token that follows; `words` are the embeddings of the tokens themselves, so
+        that they are found in passages. `past` is the layers' own cache, one entry each or none. The attention is
+        `(R, H, T, S)` of each layer.
         """
         cache, looked = [], []
-        x, mask = hidden, grounding.mask[:, None, None, :]
+        words = self.word_norm(words.detach())
+        x, mask = hidden + words, grounding.mask[:, None, None, :]
         earlier, memory = iter(past), iter(grounding.layers)
         for sublayer in cast("Iterable[Sublayer]", self.sublayers):
             if sublayer.kind == "s":
@@ -167,7 +175,7 @@ class DocumentLayers(nn.Module):
                 looked.append(attention)
             else:
                 x, _, _ = sublayer(x)
-        x = x + self.strength * self.copied(x, grounding)
+        x = x - words + self.strength * self.copied(x, grounding)
         return x, tuple(cache), tuple(looked) if explicit else ()
 
     def copied(self, x: Tensor, grounding: Grounding) -> Tensor:
