@@ -134,18 +134,19 @@ class DocumentLayers(nn.Module):
         self.strength = nn.Parameter(torch.ones(()))  # of a copied word's embedding
 
     def ground(self, memory: Memory, ids: Tensor, words: nn.Embedding) -> Grounding:
-        """What the layers attend to, of a memory whose last slots are the passages' tokens `ids` `(B, P)`."""
+        """What the layers attend to, of a memory whose last slots are the passages' tokens `ids` `(B, N, T)`."""
         tokens = self.memory_norm(memory.tokens)
         layers = []
         for sublayer in cast("Iterable[Sublayer]", self.sublayers):
             if sublayer.kind == "c":
                 keys, values = cast("Attention", sublayer.body).project(tokens)
                 layers.append((keys.contiguous(), values.contiguous()))
-        slots = memory.tokens[:, -ids.shape[1] :]
+        slots = memory.tokens[:, -ids[0].numel() :].unflatten(1, ids.shape[1:])  # (B, N, T, D)
         # What stood before a token is a part of its key: to go on with a span is to find what was said last.
         keys = self.key(slots) + self.key_before(F.pad(slots, (0, 0, 1, -1)))
-        pointer = keys[:, None], words(ids.clamp(min=0)).detach()[:, None]
-        return Grounding(self, tuple(layers), memory.real, pointer, ids != NO_TOKEN)
+        embedded = words(ids.clamp(min=0)).detach()
+        pointer = keys.flatten(1, 2)[:, None], embedded.flatten(1, 2)[:, None]
+        return Grounding(self, tuple(layers), memory.real, pointer, ids.flatten(1) != NO_TOKEN)
 
     def forward(
         self,
@@ -234,7 +235,7 @@ class Documents(nn.Module):
         flat = ids.flatten(1)  # (B, N * T)
         passages = Memory(slots.flatten(1, 2), segments, flat != NO_TOKEN)
         whole = Memory.concat([memory, passages])
-        return whole, self.layers.ground(whole, flat, words)
+        return whole, self.layers.ground(whole, ids, words)
 
 
 def passage_ids(passages: Sequence[Sequence[Sequence[int]]]) -> Tensor:
