@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 
@@ -16,8 +17,10 @@ class HashedWords:
     space = Space("hashed words", 128)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        vectors = np.full((len(texts), self.space.width), 1e-3, dtype=np.float32)
+        vectors = np.zeros((len(texts), self.space.width), dtype=np.float32)
         for vector, text in zip(vectors, texts):
-            for word in text.lower().split():
-                vector[zlib.crc32(word.encode()) % self.space.width] += 1
+            for word in re.findall(r"\w+", text.lower()) or [""]:
+                vector += np.random.default_rng(zlib.crc32(word.encode())).standard_normal(
+                    self.space.width, dtype=np.float32
+                )
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -43,7 +43,7 @@ def content(index: Index) -> dict[str, list[Passage]]:
 
 def parts(index: Index) -> set[int]:
     """The numbers of rows of the tables that belong together."""
-    tables = ("passages", "words", "vectors")
+    tables = ("passages", "words", "signs")
     return {index._database.execute(f"SELECT count(*) FROM {table}").get for table in tables}
 
 
