@@ -105,9 +105,12 @@ def asked_of(
     """The rows of what is asked about documents, and their passages as ids, of at most `most` tokens each."""
     rows = []
     for asked in sheet.asked:
-        prompt = caption_prompt(tokenizer)
-        if asked.question is not None:
-            prompt = question_prompt(tokenizer, asked.question, max_length)
+        try:
+            prompt = caption_prompt(tokenizer)
+            if asked.question is not None:
+                prompt = question_prompt(tokenizer, asked.question, max_length)
+        except QuestionError:
+            continue  # too long for this decoder, or of no word
         text = (*text_ids(tokenizer, asked.answer), tokenizer.end)
         rows.append(Example(prompt.ids, text[: max_length + 1 - len(prompt.ids)]))
     return rows, [tokenizer.encode(text)[:most] for text in sheet.passages]
