@@ -75,11 +75,13 @@ def test_changing_a_word_of_the_question_changes_its_map_and_none_before(
 
 
 def test_changing_a_word_of_a_caption_changes_maps_behind_it_and_none_before(finished):
-    """A chosen word's own map was made before the word was known, so it stays, too."""
-    one, other = (word_maps(finished(text)) for text in ("a dog runs", "a girl runs"))
-    for position in (0, 1):
-        torch.testing.assert_close(one[position].weights, other[position].weights)
-    assert not torch.allclose(one[2].weights, other[2].weights, atol=1e-4)
+    """Where attention looked as a word was chosen is known before the word, and what spoke for it is not."""
+    for method, same in (("attention", 2), ("logit", 1)):
+        one, other = (word_maps(finished(text), method) for text in ("a dog runs", "a girl runs"))
+        for position in range(same):
+            torch.testing.assert_close(one[position].weights, other[position].weights)
+        for position in range(same, 3):
+            assert not torch.allclose(one[position].weights, other[position].weights, atol=1e-4)
 
 
 def test_a_later_word_does_not_change_a_map(finished):
@@ -97,7 +99,7 @@ def test_each_word_of_question_and_answer_has_a_map(image, finished):
         assert word.weights.sum().item() == pytest.approx(1, abs=1e-5)
         assert word.weights.min() >= 0
         assert word.mass == pytest.approx(1, abs=1e-5), "this model looks at nothing but patches"
-        assert word.method == "attention"
+        assert word.method == "logit"
 
 
 def test_a_word_that_occurs_twice_has_a_map_each(finished):
@@ -109,7 +111,7 @@ def test_a_word_that_occurs_twice_has_a_map_each(finished):
 def test_a_word_of_several_tokens_has_their_mean(finished):
     text = finished("zebra")
     assert len(text.ids) > 1
-    (word,) = word_maps(text)
+    (word,) = word_maps(text, "attention")
     tokens = by_token(text)
     torch.testing.assert_close(word.weights, tokens[1:].mean(dim=0))
 
@@ -156,9 +158,11 @@ def test_no_such_layer_or_head(finished, choice):
 
 
 def test_no_such_method(image):
-    with pytest.raises(MethodError, match="there are: attention"):
+    with pytest.raises(MethodError, match="there are: logit, attention"):
         image.explain("a dog").maps(method="magic")
-    with pytest.raises(MethodError, match="occlusion has no head to choose; these have: attention"):
+    with pytest.raises(
+        MethodError, match="occlusion has no head to choose; these have: logit, attention"
+    ):
         image.explain("a dog").maps(method="occlusion", head=1)
     with pytest.raises(MethodError, match="not both"):
         image.explain("a dog").maps(layer=0, heads=[(0, 1)])

@@ -16,6 +16,7 @@ from vlm.explain.hiding import windows
 from vlm.explain.maps import METHODS, word_maps
 from vlm.explain.method import Choice, MethodError
 from vlm.explain.relevance import Watched, relevance_of_slots
+from vlm.explain.value_norms import projected_values
 from vlm.generate import generate
 from vlm.model.config import AdapterConfig, VisionConfig
 from vlm.model.memory import Memory, image_memory, word_memory
@@ -174,7 +175,7 @@ def test_a_word_of_the_question_has_what_hiding_moves(tiny, memory):
 
 
 @pytest.mark.parametrize(
-    "method", ["attention", "value", "relevance", "occlusion", "contrast", "context"]
+    "method", ["logit", "attention", "value", "relevance", "occlusion", "contrast", "context"]
 )
 def test_other_segments_have_their_share(tiny, memory, method):
     words = 3 * torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(3))
@@ -192,6 +193,47 @@ def test_other_segments_have_their_share(tiny, memory, method):
         torch.testing.assert_close(word.weights, same.weights)
         assert same.mass == pytest.approx(1, abs=1e-5)
         assert same.elsewhere.get("tags", 0.0) == 0
+
+
+@pytest.mark.parametrize("heads", [(), ((0, 1), (1, 3))])
+def test_what_a_slot_says_for_a_word_is_what_it_adds_along_the_words_gradient(tiny, memory, heads):
+    """By autograd and by hand: each head's vector of each slot, along the gradient of the word's log-probability."""
+    ids = greedy(tiny, memory)
+    text = text_about(tiny, memory, ids)
+    decoder, config = tiny.model.decoder, tiny.model.config.decoder
+    with torch.no_grad():
+        decoded = decoder(text.sequence, text.projected, explicit=True)
+    rows = slice(len(text.prompt.ids) - 1, -1)
+    # Through the final norm with its scale fixed: what is left of it is its weight, and that it takes off the mean.
+    hidden = decoded.hidden[0, rows].detach().clone().requires_grad_()
+    logprobs = decoder.logits(hidden).log_softmax(dim=-1)
+    logprobs[torch.arange(len(ids)), list(ids)].sum().backward()
+    towards = hidden.grad * decoder.final_norm.weight.detach()
+    towards = towards - towards.mean(dim=1, keepdim=True)
+    bodies = [sublayer.body for sublayer in decoder.sublayers if sublayer.kind == "c"]
+    expected = torch.zeros(len(ids), CELLS)
+    every = [(y, h) for y in range(len(bodies)) for h in range(config.heads)]
+    with torch.no_grad():
+        for layer, head in heads or every:
+            values = text.projected.layers[layer][1][0]
+            added = projected_values(bodies[layer], values, [head])[0]  # (S, D)
+            attention = decoded.cross_attention[layer][0, head, rows]  # (T, S)
+            expected += (attention * (towards @ added.T)).clamp(min=0)
+    expected /= expected.sum(dim=1, keepdim=True)
+    said = METHODS["logit"].weigh(text, Choice(heads=heads))[0]
+    actual = said.patches[len(text.prompt.ids) :].flatten(1)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-3)
+
+
+def test_logit_is_the_default_where_a_model_has_it(tiny, memory):
+    text = text_about(tiny, memory, tuple(tiny.tokenizer.encode("a dog")))
+    assert {word.method for word in word_maps(text)} == {"logit"}
+    config = replace(tiny.model.config.decoder, head_transform=True)
+    other = VisionLanguageModel(replace(tiny.model.config, decoder=config)).eval()
+    text = replace(text, model=other)
+    assert {word.method for word in word_maps(text)} == {"attention"}
+    with pytest.raises(MethodError, match="attention is for all"):
+        word_maps(text, "logit")
 
 
 @torch.inference_mode()

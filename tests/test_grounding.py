@@ -370,7 +370,7 @@ def test_each_table_is_told_and_in_the_card_before_the_next_is_measured(
         raise DataError("the disk is gone")
 
     measures = {"entities": breaks_off, "scenes": lambda asked: iter([other])}
-    monkeypatch.setattr("training.evaluation.grounding.measures.MEASURES", measures)
+    monkeypatch.setattr("training.evaluation.grounding.grounding_measures.MEASURES", measures)
     card = flickr / "GROUNDING.md"
     start = [str(tiny_checkpoint), "--data", str(flickr), "--card", str(card), "--measure"]
     assert CliRunner().invoke(app, [*start, "scenes"]).exit_code == 0

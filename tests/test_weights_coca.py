@@ -209,7 +209,7 @@ def test_a_map_is_two_hops(reference, ours, pixels):
         assert word.weights.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"logit"}))
 def test_every_method_explains_over_two_hops(ours, method):
     others = {"class"} if method == "relevance" else set()
     check_maps(ours.encode(photos()[0]).explain("a red dog"), method, others)

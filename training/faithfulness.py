@@ -98,7 +98,7 @@ def faithfulness(
     from .evaluation.grounding import choose_heads as choose
     from .evaluation.grounding.explainers import explainers
     from .evaluation.grounding.grounding_card import check_card, put
-    from .evaluation.grounding.measures import MEASURES, PHOTOS, Asked
+    from .evaluation.grounding.grounding_measures import MEASURES, PHOTOS, Asked
     from .evaluation.grounding.pointing import first_photos
 
     if card is not None:

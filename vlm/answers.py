@@ -170,13 +170,14 @@ class Answer:
         self,
         layer: int | None = None,
         head: int | None = None,
-        method: str = "attention",
+        method: str | None = None,
         *,
         heads: Sequence[Head] = (),
         foil: str | None = None,
     ) -> list[WordMap]:
         """One map for each word of the question, if any, and of the text, made by one of `vlm.explain.maps.METHODS`.
 
+        By default it is logit, or attention where the model has no logit; a map says what made it.
         Methods that look at attention keep to one `layer`, one `head` or some `heads` `(layer, head)` that are chosen,
         counted from 0; contrast tells each word from a `foil`, such as a cat from a dog. Raises MethodError where there
         is no such method, layer or head, or where the method does not take what is given.
@@ -222,7 +223,7 @@ class Answer:
         return WhatIf(answer, self, same)
 
     def overlay(
-        self, word: str | int | None = None, method: str = "attention", **style: Any
+        self, word: str | int | None = None, method: str | None = None, **style: Any
     ) -> Image.Image:
         """The image with one word's map over it, or a labelled sheet of all words.
 
@@ -251,7 +252,7 @@ class Answer:
     def save(
         self,
         path: str | os.PathLike[str],
-        method: str = "attention",
+        method: str | None = None,
         style: Style | None = None,
     ) -> None:
         """Write all words' maps to a file of one of `vlm.explain.outputs.KINDS`, by its ending.

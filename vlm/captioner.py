@@ -236,7 +236,7 @@ class EncodedImage:
         question: str | None = None,
         layer: int | None = None,
         head: int | None = None,
-        method: str = "attention",
+        method: str | None = None,
         *,
         heads: Sequence[Head] = (),
         foil: str | None = None,

@@ -25,7 +25,7 @@ from vlm.app.endpoints import add_endpoints, owner_of
 from vlm.app.entries import check, what_if
 from vlm.app.folder_compare import agree, stop_agreeing
 from vlm.app.folder_tab import FolderPage, folder_tab
-from vlm.app.lookups import METHODS, look_up
+from vlm.app.lookups import look_up, offered
 from vlm.app.page import Page, Superseded, View, answer, describe, sentence, stop
 from vlm.engine import Cancelled, Engine
 from vlm.errors import UserError
@@ -123,7 +123,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 apply_default_css=False,
                 server_functions=[look],
                 strings=texts,
-                methods=list(METHODS),
+                methods=offered([engine]),
                 heads=_heads(engine),
                 tellsVerdicts=engine.captioner.model.config.verdict is not None,
                 examples=[
@@ -142,7 +142,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 apply_default_css=False,
                 server_functions=[compare],
                 strings=texts,
-                methods=list(METHODS),
+                methods=offered(engines.values()),
                 models=list(engines),
                 colours=_colours(),
                 leastPeak=LEAST_PEAK,

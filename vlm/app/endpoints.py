@@ -45,7 +45,7 @@ def add_endpoints(engine: Engine, blocks: gr.Blocks) -> None:
             return engine.call(owner, answer.to_dict).result()
 
     def explain(
-        image: gr.FileData, request: gr.Request, question: str = "", method: str = "attention"
+        image: gr.FileData, request: gr.Request, question: str = "", method: str = ""
     ) -> list[dict[str, Any]]:
         """Where the model looked for each word of a caption, or of a question and its answer: a map each."""
         owner = owner_of(request)
@@ -53,7 +53,7 @@ def add_endpoints(engine: Engine, blocks: gr.Blocks) -> None:
             seen = look(image, owner)
             job = engine.ask(owner, seen, question) if question else engine.caption(owner, seen)
             answer = job.result()
-            maps = engine.call(owner, lambda: answer.maps(method=method)).result()
+            maps = engine.call(owner, lambda: answer.maps(method=method or None)).result()
             return [word_map.to_dict() for word_map in maps]
 
     functions: tuple[Callable[..., Any], ...] = (caption, ask, explain)

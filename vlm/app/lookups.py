@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,11 +13,18 @@ from PIL import Image
 from vlm.app.entries import part_of
 from vlm.app.page import Page, View, rows
 from vlm.engine import Engine
+from vlm.explain.logit import has_logits
 from vlm.explain.maps import WordMap
 from vlm.explain.outputs import save
 
-METHODS = ("attention", "value", "context", "occlusion", "contrast")
-"""Ways to make maps that the page offers: those that need no gradients and no encodings of their own."""
+METHODS = ("logit", "attention", "value", "context", "occlusion", "contrast")
+"""Ways to make maps that a page offers, those without gradients and encodings of their own; the default comes first."""
+
+
+def offered(engines: Iterable[Engine]) -> list[str]:
+    """Those of `METHODS` that all of these models have."""
+    every = all(has_logits(engine.captioner.model) for engine in engines)
+    return [name for name in METHODS if every or name != "logit"]
 
 
 def look_up(engine: Engine, page: Page, asked: Mapping[str, Any]) -> View:

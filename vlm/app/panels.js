@@ -154,7 +154,7 @@ function fillChoices() {
   showMethod();
 }
 
-const WITH_HEADS = new Set(["attention", "value", "context"]);
+const WITH_HEADS = new Set(["logit", "attention", "value", "context"]);
 
 function showMethod() {
   const more = find("#vlm-panel-more");

@@ -106,13 +106,14 @@ def explain(
         str | None, typer.Option(help="Explain this text, not the model's own.")
     ] = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="What makes the maps: attention, value, relevance, occlusion, pixels, contrast or context; "
+            help="What makes the maps: logit, attention, value, relevance, occlusion, pixels, contrast or context; "
             "docs/explanations.md has what they show.",
+            show_default="logit, or attention where the model has no logit",
         ),
-    ] = "attention",
+    ] = None,
     layer: Annotated[
         int | None,
         typer.Option(help="One cross-attention layer, counted from 0; by default the mean of all."),
@@ -175,7 +176,7 @@ def explain(
     from vlm.explain.method import Choice
 
     choice = Choice(layer, head, _heads(heads), foil)
-    how = find_method(method, choice)  # what is wrong is told before a model is loaded
+    how = find_method(method or "logit", choice)  # what is wrong is told before a model is loaded
     if None not in (hide, only):
         fail("give --hide or --only, and not both")
     hidden, shown = _region("--hide", hide), _region("--only", only)

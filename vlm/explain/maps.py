@@ -12,6 +12,7 @@ from torch import Tensor
 from vlm.explain.context import context
 from vlm.explain.contrast import contrast
 from vlm.explain.finished import Finished
+from vlm.explain.logit import has_logits, logit
 from vlm.explain.method import NO_CHOICE, Choice, Looks, Method, MethodError
 from vlm.explain.occlusion import occlusion
 from vlm.explain.pixel_occlusion import pixel_occlusion
@@ -25,6 +26,7 @@ Role = Literal["caption", "question", "answer", "prompt"]
 HEADS = frozenset({"layer", "head", "heads"})
 
 METHODS: dict[str, Method] = {
+    "logit": Method(logit, HEADS),
     "attention": Method(raw_attention, HEADS),
     "value": Method(value_norms, HEADS),
     "relevance": Method(relevance, frozenset({"foil"}), gradients=True),
@@ -68,12 +70,15 @@ class WordMap:
 
 
 def word_maps(
-    finished: Finished, method: str = "attention", choice: Choice = NO_CHOICE
+    finished: Finished, method: str | None = None, choice: Choice = NO_CHOICE
 ) -> list[WordMap]:
     """Maps of a caption's words, or of a question's and then its answer's. A word's map is the mean of its tokens'.
 
+    Without a `method` it is `default_method`.
+
     Raises MethodError when there is no such method, layer or head, or when the method cannot keep to the choice.
     """
+    method = method or default_method(finished)
     how = find_method(method, choice)
     of_text, of_question = how.weigh(finished, choice)
     tokenizer, prompt = finished.tokenizer, finished.prompt
@@ -85,6 +90,12 @@ def word_maps(
     given, words = list(asked.given), [asked.ids[i] for i in asked.given]
     maps = _join(tokenizer, words, of_question.rows(given), "question", method)
     return maps + _join(tokenizer, finished.ids, said, "answer", method)
+
+
+def default_method(finished: Finished) -> str:
+    """What makes a text's maps where nothing else is asked for: the best of the cheap methods that there are for it."""
+    alone = finished.projected.grounding is None
+    return "logit" if alone and has_logits(finished.model) else "attention"
 
 
 def find_method(name: str, choice: Choice = NO_CHOICE) -> Method:

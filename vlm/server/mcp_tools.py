@@ -38,7 +38,7 @@ Image = Annotated[
 ]
 Choices = Annotated[int, Field(ge=1, le=16, description="How many texts, best first.")]
 # Those that need neither gradients nor an encoding for each patch.
-Method = Literal["attention", "value", "occlusion", "contrast", "context"]
+Method = Literal["logit", "attention", "value", "occlusion", "contrast", "context"]
 
 
 class Said(TypedDict):
@@ -88,7 +88,7 @@ def tools(engine: Engine, media: Media, max_pixels: int) -> MCPServer:
         context: Context[Any, Any],
         image: Image,
         question: str | None = None,
-        method: Method = "attention",
+        method: Method | None = None,
     ) -> CallToolResult:
         """Show where the model looked for each word of a caption, or of the answer to a question.
 
@@ -155,7 +155,7 @@ def _said(answer: Answer) -> Said:
     )
 
 
-def _explained(answer: Answer, method: str) -> CallToolResult:
+def _explained(answer: Answer, method: str | None) -> CallToolResult:
     assert answer.image
     maps = answer.maps(method=method)
     own = [word_map for word_map in maps if word_map.role != "question"]
@@ -170,7 +170,7 @@ def _explained(answer: Answer, method: str) -> CallToolResult:
         }
         for word, effect, word_map in zip(answer.words, effects, own, strict=True)
     ]
-    said = {**_said(answer), "question": answer.question, "method": method, "words": words}
+    said = {**_said(answer), "question": answer.question, "method": maps[0].method, "words": words}
     image = answer.image.shrunk(SHEET_SIDE)
     buffer = io.BytesIO()
     sheet(image.picture, image.frame, maps).save(buffer, "PNG")
