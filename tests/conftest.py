@@ -19,7 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-BROWSER_SECONDS = 240  # a test with a browser; closing a page or a browser that hangs has no time limit of its own
+BROWSER_SECONDS = 400  # a test with a browser; closing a page or a browser that hangs has no time limit of its own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ function showAgreement(view) {
   within(".message").textContent = view.message ? say(view.message) : "";
   if (!view.rows) return;
   const { compared: done, same } = view;
-  const sum = say("agreement sum", { done, same, percent: percent(view.share) });
+  const sum = done ? say("agreement sum", { done, same, percent: percent(view.share) }) : "";
   const failed = view.failed ? say("unreadable", { count: view.failed }) : "";
   within(".summary").textContent = [sum, failed].filter(Boolean).join(" ");
   within("tbody").replaceChildren(...view.rows.map(agreementRow));

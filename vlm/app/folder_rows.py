@@ -90,17 +90,18 @@ class Query:
         return not self.verdicts or row.said.verdict in self.verdicts
 
     def key(self, row: Row) -> Any:
-        """What rows are sorted by; those that have it not stand together."""
+        """What rows are sorted by; None for those that have it not."""
+        if self.order == "folder":
+            return 0
+        if row.said is None:
+            return None
         if self.order == "caption":
             return row.caption.casefold()
         if self.order == "length":
             return row.words
         if self.order == "confidence":
-            return -1.0 if row.confidence is None else row.confidence
-        if self.order == "verdict":
-            verdict = None if row.said is None else row.said.verdict
-            return TRUST.index(verdict) if verdict in TRUST else -1
-        return 0
+            return row.confidence
+        return TRUST.index(row.said.verdict) if row.said.verdict in TRUST else None
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,14 @@ class Sheet:
         self._changes: list[list[Change]] = []
 
     def shown(self, query: Query) -> list[int]:
-        """The numbers of the rows that match, in the order that is asked for; equal ones in the folder's."""
-        found = [number for number, row in enumerate(self.rows) if query.matches(row)]
-        return sorted(
-            found, key=lambda number: query.key(self.rows[number]), reverse=query.descending
-        )
+        """The numbers of the rows that match, in the order that is asked for; equal ones in the folder's.
+
+        Those that have nothing to be sorted by come last, backwards, too.
+        """
+        keys = {n: query.key(row) for n, row in enumerate(self.rows) if query.matches(row)}
+        sortable = [number for number, key in keys.items() if key is not None]
+        last = [number for number, key in keys.items() if key is None]
+        return sorted(sortable, key=keys.__getitem__, reverse=query.descending) + last
 
     def said(self, number: int, said: Said) -> None:
         """Take up what the model says of a photo; a rerun takes the place of what it said, and of edits."""
