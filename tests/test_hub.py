@@ -232,4 +232,4 @@ def test_what_is_known_is_told_once_and_in_the_table():
             assert ALIASES[alias.strip()] in names
     for known in KNOWN:
         assert known.parameters > 0
-        assert known.licence in ("MIT", "BSD-3-Clause", "Apache-2.0")
+        assert known.licence in ("MIT", "BSD-3-Clause", "Apache-2.0", "CC-BY-NC-4.0")

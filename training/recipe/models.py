@@ -48,9 +48,9 @@ def start_model(
             raise RecipeError(
                 f"init {recipe.init} reads questions apart from its decoder, which cannot be trained here"
             )
-        if start.config.vision.preprocess.fit == "patches":
+        if (fit := start.config.vision.preprocess.fit) in ("patches", "page"):
             raise RecipeError(
-                f"init {recipe.init} gives each image a size of its own, which cannot be trained here"
+                f"init {recipe.init} has vision.preprocess.fit {fit}, which cannot be trained here"
             )
         own = start.config.decoder
         heads = recipe_heads(recipe) or own.alignment_heads

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Side = Annotated[int, Limit("from 1 to 10,000", lambda value: 1 <= value <= 10_000)]  # pixels
 _LONGEST = 16  # sides: a strip longer than that is resized in one step, for the first would fill the memory
+_PAPER = 200  # of 255 greys
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]  # Pillow's
 
 
@@ -92,13 +93,28 @@ def _shares(start: float, stop: float, cells: int, pixels: int) -> np.ndarray:
     return (share / total).astype(np.float32)
 
 
+def printed_box(page: Image.Image) -> tuple[int, int, int, int]:
+    """The least box `(left, top, right, bottom)` that holds all that is darker than paper; a page of one grey is whole.
+
+    Paper is what lies in the upper part of the page's own greys, from 200 of 255, as Nougat has it.
+    """
+    greys = np.asarray(page.convert("L"), dtype=np.float64)
+    low, high = greys.min(), greys.max()
+    if low == high:
+        return (0, 0, page.width, page.height)
+    ink = (greys - low) / (high - low) * 255 < _PAPER
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """From an image to the model's pixels: size, fit, interpolation, mean and deviation, as the encoder was trained.
 
     `fit` is "squash" (the whole image, aspect ratio not kept), "crop" (the largest box of the input's shape in the
     middle, rounded to pixels as torchvision's Resize and CenterCrop do), "pad" (the whole image in the middle of
-    black, its shape kept, resized in the two steps of Donut's thumbnails) or "patches" (the whole image, nearly in its
+    black, its shape kept, resized in the two steps of Donut's thumbnails), "page" (the same of what is printed, without
+    the margins, its second step bicubic; Nougat, Blecher et al. 2023) or "patches" (the whole image, nearly in its
     shape, as the most patches of `size` that are no more than `patches`, normalised by its own mean and deviation;
     Pix2Struct, Lee et al. 2023). `size` is `(height, width)`; `mean` and `std` are for values in 0..1. Raises
     `vlm.typed.FieldError` for a value that a field does not take.
@@ -107,7 +123,7 @@ class Preprocess:
     size: tuple[Side, Side]
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
-    fit: Literal["squash", "crop", "pad", "patches"] = "squash"
+    fit: Literal["squash", "crop", "pad", "page", "patches"] = "squash"
     interpolation: Interpolation = "bicubic"
     patches: Natural = 0
 
@@ -116,11 +132,21 @@ class Preprocess:
         if (self.patches > 0) != (self.fit == "patches"):
             raise FieldError(f"patches {self.patches} and fit {self.fit} are not of one kind")
 
+    def view(self, image: Image.Image) -> tuple[Image.Image, Frame]:
+        """What the model sees of `image` (RGB, upright), see `resized`, and where that lies on it."""
+        if self.fit != "page":
+            return self.resized(image), self.frame(image.width, image.height)
+        left, top, right, bottom = printed = printed_box(image)
+        seen = self._padded(image.crop(printed))
+        inner = self.frame(right - left, bottom - top).box
+        box = (left + inner[0], top + inner[1], left + inner[2], top + inner[3])
+        return seen, Frame(image.width, image.height, box)
+
     def frame(self, width: int, height: int) -> Frame:
-        """Where the model's input lies on an image of that size."""
+        """Where the model's input lies on an image of that size, of a "page" on what is printed there."""
         if self.fit in ("squash", "patches"):
             return Frame(width, height, (0.0, 0.0, float(width), float(height)))
-        if self.fit == "pad":
+        if self.fit in ("pad", "page"):
             return self._padded_frame(width, height)
         # As torchvision rounds: the resized image has whole pixels, and so has what is left out of it.
         input_height, input_width = self.size
@@ -145,6 +171,8 @@ class Preprocess:
         """
         if self.fit == "patches":
             return image
+        if self.fit == "page":
+            return self._padded(image.crop(printed_box(image)))
         if self.fit == "pad":
             return self._padded(image)
         return self.cut(image, self.frame(image.width, image.height).box)
@@ -157,10 +185,10 @@ class Preprocess:
     def spare(self, width: int, height: int) -> float:
         """By how much an image's sides may be divided before a box is cut out, with little difference; 1 is not at all.
 
-        Twice the input's pixels have to be left. "nearest" and "box" take or leave single ones, "pad" resizes all of
-        them twice, and "patches" takes their mean and deviation.
+        Twice the input's pixels have to be left. "nearest" and "box" take or leave single ones, "pad" and "page" resize
+        all of them twice, and "patches" takes their mean and deviation.
         """
-        if self.interpolation in ("nearest", "box") or self.fit in ("pad", "patches"):
+        if self.interpolation in ("nearest", "box") or self.fit in ("pad", "page", "patches"):
             return 1.0
         left, top, right, bottom = self.frame(width, height).box
         return min((right - left) / (2 * self.size[1]), (bottom - top) / (2 * self.size[0]))
@@ -176,7 +204,11 @@ class Preprocess:
         height, width = self.size
         padded = Image.new("RGB", (width, height))
         corner = (width - whole[0]) // 2, (height - whole[1]) // 2
-        padded.paste(image.resize(whole, self._resampling), corner)
+        if self.fit == "pad":
+            image = image.resize(whole, self._resampling)
+        elif whole != image.size:
+            image = image.resize(whole, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        padded.paste(image, corner)
         return padded
 
     def _padded_frame(self, width: int, height: int) -> Frame:
@@ -206,7 +238,8 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, Frame]:
         """Pixels `(3, H, W)`, float32 and normalised, and the Frame that places them on `image` (RGB, upright)."""
-        return self.pixels(self.resized(image)), self.frame(image.width, image.height)
+        seen, frame = self.view(image)
+        return self.pixels(seen), frame
 
     def pixels(self, seen: Image.Image) -> torch.Tensor:
         """Pixels `(3, H, W)`, float32 and normalised, of what `resized` gave."""

@@ -61,7 +61,7 @@ def read_photo(source: ImageSource, preprocess: Preprocess, max_pixels: int = MA
     whole: Callable[[], Image.Image]
     if reduced is None:
         picture = load_image(source, max_pixels)
-        frame, seen = preprocess.frame(*picture.size), preprocess.resized(picture)
+        seen, frame = preprocess.view(picture)
         format, whole = picture.info.get(SOURCE_FORMAT), lambda: picture
     else:
         frame = preprocess.frame(*reduced.size)

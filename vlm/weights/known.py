@@ -147,6 +147,22 @@ KNOWN: tuple[Known, ...] = (
         alias="donut-receipts",
     ),
     Known(
+        "facebook/nougat-base",
+        349,
+        _READS,
+        "CC-BY-NC-4.0",
+        "a page of a paper as Markdown, with its formulas",
+        alias="nougat",
+    ),
+    Known(
+        "facebook/nougat-small",
+        247,
+        _READS,
+        "CC-BY-NC-4.0",
+        "the same, of pages of 3,584 tokens at most",
+        alias="nougat-small",
+    ),
+    Known(
         "google/pix2struct-textcaps-base",
         282,
         ("caption",),

@@ -25,6 +25,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "Beit": {"resample": 3, "size": 224, **_HALF},
     "Blip": {"resample": 3, "size": 384, **_CLIP},
     "Donut": {"resample": 2, "size": {"height": 2560, "width": 1920}, **_HALF},
+    "Nougat": {
+        "resample": 2,
+        "size": {"height": 896, "width": 672},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    },
     "CLIP": {"resample": 3, "size": {"shortest_edge": 224}, **_CROPPED, **_CLIP},
     "Pix2Struct": {"max_patches": 2048, "patch_size": {"height": 16, "width": 16}},
 }
@@ -90,8 +96,8 @@ def _preprocess(values: dict[str, Any], size: tuple[int, int] | None, kind: str)
             raise CheckpointError(f"{step} is false, which has no equal here")
     if abs(fit(float, values.get("rescale_factor", 1 / 255), "rescale_factor") - 1 / 255) > 1e-6:
         raise CheckpointError("rescale_factor is not 1/255")
-    if kind == "Donut":
-        return _padded(values, size)
+    if kind in ("Donut", "Nougat"):
+        return _padded(values, size, kind)
     resized, cropping = (
         values["size"],
         fit(bool, values.get("do_center_crop", False), "do_center_crop"),
@@ -132,9 +138,12 @@ def _patches(values: dict[str, Any]) -> Preprocess:
     )
 
 
-def _padded(values: dict[str, Any], size: tuple[int, int] | None) -> Preprocess:
-    """Donut's: the whole image as a thumbnail in the middle of the input."""
-    for step, wanted in (("do_thumbnail", True), ("do_pad", True), ("do_align_long_axis", False)):
+def _padded(values: dict[str, Any], size: tuple[int, int] | None, kind: str) -> Preprocess:
+    """Donut's and Nougat's: the whole image, or what is printed there, as a thumbnail in the middle of the input."""
+    steps = [("do_thumbnail", True), ("do_pad", True), ("do_align_long_axis", False)]
+    if kind == "Nougat":
+        steps.append(("do_crop_margin", True))
+    for step, wanted in steps:
         if fit(bool, values.get(step, wanted), step) != wanted:
             raise CheckpointError(f"{step} is {str(not wanted).lower()}, which has no equal here")
     # Older files have a list, of the width first.
@@ -149,7 +158,7 @@ def _padded(values: dict[str, Any], size: tuple[int, int] | None) -> Preprocess:
         size=size,
         mean=channels(Finite, values["image_mean"], "image_mean"),
         std=channels(Positive, values["image_std"], "image_std"),
-        fit="pad",
+        fit="page" if kind == "Nougat" else "pad",
         interpolation=_filter(values["resample"]),
     )
 

@@ -1,4 +1,4 @@
-"""transformers' VisionEncoderDecoderModel: nlpconnect/vit-gpt2-image-captioning, microsoft/trocr-base-*, Donut.
+"""transformers' VisionEncoderDecoderModel: nlpconnect/vit-gpt2-image-captioning, microsoft/trocr-*, Donut, Nougat.
 
 The encoder is a ViT, DeiT, BEiT or Swin (see `encoders`), the decoder GPT-2, BERT, RoBERTa, TrOCR's or mBART's.
 """
@@ -126,7 +126,11 @@ def read(folder: Path) -> Foreign:
     if projected:
         decoder_table |= module("adapter.project", "enc_to_dec_proj")
     backend = _tokenizer(folder)
-    text = None if family != "mbart" else _document_text(folder, config, values, backend)
+    text = None
+    if vision.preprocess.fit == "page":  # what is printed there, letter for letter
+        text = replace(_text(folder, config, values, backend), verbatim=True)
+    elif family == "mbart":
+        text = _document_text(folder, config, values, backend)
     ours = ModelConfig(
         vision=vision,
         adapter=AdapterConfig("linear" if projected else "none"),
