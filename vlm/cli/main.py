@@ -20,6 +20,7 @@ from vlm.cli.attend import attend
 from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
+from vlm.cli.index_documents import app as index_app
 from vlm.cli.mcp import mcp
 from vlm.cli.serve import app as app_page
 from vlm.cli.serve import serve
@@ -73,6 +74,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in COMMANDS.items():
     extra = "attend" if command is attend else None
     app.command(name)(clear_errors(extra)(command))
+app.add_typer(index_app, name="index")
 for command in (
     training.evaluate,
     training.table,
