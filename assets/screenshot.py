@@ -35,7 +35,7 @@ def main(
             device_scale_factor=2,
             reduced_motion="reduce",
         )
-        page.set_default_timeout(240_000)
+        page.set_default_timeout(120_000)
         page.goto(address)
         page.get_by_role("button", name=example).click()
         page.locator(".key span").first.wait_for()
