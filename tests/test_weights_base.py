@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.push_to_hf_hub import save_for_hf
-from parity import bert_vocabulary, photos, randomise, their_words
+from parity import bert_vocabulary, photos, their_words
 from test_weights_coca import hub_tokenizer
 from test_weights_donut import RECEIPT, sentencepiece_tokenizer
 from test_weights_florence import tokenizer as florence_tokenizer
@@ -261,7 +261,7 @@ def test_pix2struct(tmp_path):
     tokens = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     config = Pix2StructConfig(text_config={"vocab_size": len(words), **tokens})
     model = Pix2StructForConditionalGeneration(config).eval()
-    randomise(model)
+    vary(model)
     images = Pix2StructImageProcessorPil(max_patches=256)
     model.save_pretrained(tmp_path)
     Pix2StructProcessor(images, words).save_pretrained(tmp_path)
