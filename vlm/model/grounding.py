@@ -249,10 +249,27 @@ def passage_ids(passages: Sequence[Sequence[Sequence[int]]]) -> Tensor:
     return padded
 
 
+@torch.no_grad()
 def start_documents(documents: Documents, words: nn.Embedding) -> None:
-    """Set the pointer's strength so that a word which is copied for certain has a logit of 12."""
-    with torch.no_grad():
-        documents.layers.strength.fill_(12 / words.weight.square().sum(dim=1).mean().item())
+    """Set new layers so that they already do, roughly, what they are to learn.
+
+    A passage's slots and a question's last state begin as sums of the words around them, and the pointer as their
+    likeness, so that a word points at passages that share the question's; what it copies for certain has a logit of 12.
+    """
+    layers, reader = documents.layers, documents.reader
+    layers.strength.fill_(12 / words.weight.square().sum(dim=1).mean().item())
+    for body in (_first(reader.sublayers), _first(layers.sublayers)):
+        identity = torch.eye(body.out.weight.shape[0])
+        body.key_value.weight[len(identity) :] = identity
+        body.out.weight.copy_(identity)
+    alike = torch.randn_like(layers.query.weight) / layers.query.weight.shape[1] ** 0.5
+    layers.query.weight.copy_(2 * alike)
+    layers.key.weight.copy_(alike)
+    layers.key_before.weight.copy_(alike)
+
+
+def _first(sublayers: nn.ModuleList) -> Attention:
+    return cast("Attention", cast("Sublayer", sublayers[0]).body)
 
 
 def _initialise(module: nn.Module) -> None:
