@@ -340,6 +340,19 @@ def test_sheet_has_one_scale() -> None:
     assert brightness(before)[cell].max() < alone - 40
 
 
+def test_one_sharp_map_does_not_darken_a_sheet() -> None:
+    """What is beyond the scale has its last colour, and others are seen."""
+    frame = preprocess("squash").frame(100, 100)
+    sharp, mild = planted((5, 5), 2, 2), planted((5, 5), 2, 2, 0.2)
+    words = [sharp, mild, mild, mild, mild]
+    before = sheet(grey((100, 100)), frame, words)
+    alone = brightness(overlay(grey((100, 100)), frame, mild, legend=False)).max()
+    for i in range(5):
+        moved = [*words[:i], planted((5, 5), 0, 0, 0.2), *words[i + 1 :]]
+        cell = changed(before, sheet(grey((100, 100)), frame, moved))
+        assert brightness(before)[cell].max() > alone - 10
+
+
 def test_sheet_tells_roles_apart() -> None:
     frame = preprocess("squash").frame(80, 60)
     sheets = []

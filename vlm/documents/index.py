@@ -29,7 +29,9 @@ APPLICATION = 0x766C6D69  # "vlmi", in the file's header
 VERSION = 1
 CHANGE = 256  # passages that one transaction brings, unless a single source has more
 CANDIDATES = 50  # that words and meaning each bring before they are fused
-OVERSAMPLE = 3  # times as many by the signs of their vectors, which is quicker, before the nearest of these
+OVERSAMPLE = (
+    3  # times as many by the signs of their vectors, which is quicker, before the nearest of these
+)
 MOST_FOUND = 4096  # sqlite-vec gives no more
 By = Literal["both", "words", "meaning"]
 MAPPED = 1 << 30  # bytes of the file that are read where they lie

@@ -86,7 +86,7 @@ def _draw_scale(
         grey = heated(grey, ramp, opacity)
     bar = np.rint(255 * grey).astype(np.uint8).repeat(3 // grey.shape[2], axis=2)
     canvas.paste(Image.fromarray(bar), (left, top))
-    draw.text((right, bottom + 3), f"{scale:.1f} ×", INK, font, anchor="ra")
+    draw.text((right, bottom + 3), f"{scale:.1f} × or more", INK, font, anchor="ra")
     draw.text((left, bottom + 3), "0", INK, font)
     if style == "heat":
         even = left + round(width / scale)

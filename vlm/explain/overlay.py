@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 2048  # pixels; a screen shows no more, and a PNG stays within a few megabytes
 CELL = 300  # pixels of a picture's longest side on a sheet
+SHOWN = 0.75  # of the peaks of maps on one scale, which ends there
 LEAST_PEAK = 2.0  # multiples of even attention: what is nearly even must not look like a peak
 
 
@@ -162,9 +163,12 @@ def multiples(word: WordMap) -> np.ndarray:
 
 
 def scale_of(maps: Sequence[WordMap]) -> float:
-    """The upper end of the scale that maps share, in multiples of even attention."""
+    """The upper end of the scale that maps share, in multiples of even attention.
+
+    The highest quarter of their peaks reach beyond it: one sharp map would leave all others dark.
+    """
     peaks = [float(multiples(word).max()) for word in maps]
-    return max(LEAST_PEAK, *peaks)
+    return max(LEAST_PEAK, float(np.quantile(peaks, SHOWN)))
 
 
 def scaled(image: Image.Image, frame: Frame, factor: float) -> Image.Image:

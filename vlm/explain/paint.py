@@ -113,6 +113,7 @@ def outlined_from(values: np.ndarray) -> float:
 def _levels(values: np.ndarray, scale: float) -> np.ndarray:
     """Values as whole levels of 0..254, uint8 `(H, W)`, with `_UNSEEN` for NaN."""
     level = values * np.float32(254 / scale)
+    np.minimum(level, _UNSEEN - 1, out=level)  # a scale may end below the highest value
     np.fmin(level, _UNSEEN, out=level)  # which is what fmin makes of NaN
     level += 0.5
     return level.astype(np.uint8)
