@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from documentation import ROOT, commands
 from typer.testing import CliRunner
 
 from vlm.cli import app
@@ -20,7 +22,8 @@ from vlm.trace import Tracer, settings_of
 from vlm.trace_lines import Trace, TraceError, TraceFile, read_trace
 from vlm.trace_report import report_on
 
-DOG = Path(__file__).resolve().parent.parent / "assets" / "examples" / "dog.jpg"
+PAGE = (ROOT / "docs" / "signals.md").read_text()
+DOG = ROOT / "assets" / "examples" / "dog.jpg"
 Record = dict[str, Any]
 Change = Callable[[Record, np.random.Generator], None]
 
@@ -287,3 +290,12 @@ def test_the_command_prints_and_writes_a_page(template, tmp_path):
     wrong = CliRunner().invoke(app, ["signals", str(now), "--html", str(now)])
     assert wrong.exit_code == 2
     assert len(read_trace(now).lines) == 60
+
+
+@pytest.mark.parametrize("command", [c for c in commands(PAGE) if c.startswith("vlm ")])
+def test_the_options_that_the_page_names_exist(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, name, *rest = shlex.split(command)
+    text = CliRunner().invoke(app, [name, "--help"]).stdout
+    for option in (word for word in rest if word.startswith("--")):
+        assert f"{option} " in text

@@ -146,7 +146,7 @@ def _seen(answer: Answer) -> dict[str, Any]:
 def attention_shares(answer: Answer) -> dict[str, float]:
     """The share of attention that fell on each segment of the memory, in the mean of the text's words; none without."""
     assert answer.image is not None
-    maps = [word_map for word_map in answer.maps() if word_map.role != "question"]
+    maps = [m for m in answer.maps(method="attention") if m.role != "question"]
     if not maps:
         return {}
     by_word = [{answer.image.memory.image.name: m.mass, **m.elsewhere} for m in maps]

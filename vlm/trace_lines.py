@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from vlm.errors import UserError
@@ -143,7 +144,10 @@ def _texts(path: Path) -> Iterator[tuple[int, str]]:
 
 def _line(number: int, record: Any) -> Line:
     """Raises an error of many kinds where the record is not one that `vlm.trace` writes."""
-    shared = {name: str(record[name]) for name in ("version", "model", "device", "precision")}
+    # A million lines share a few texts: each is kept once.
+    shared = {
+        name: intern(str(record[name])) for name in ("version", "model", "device", "precision")
+    }
     shared["openvino"] = str(bool(record["openvino"]))
     if "error" in record:
         return Line(number, "", None, str(record["error"]), shared, {}, {}, {})
@@ -165,12 +169,12 @@ def _line(number: int, record: Any) -> Line:
     if not all(math.isfinite(value) for value in [*numbers.values(), *ms.values()]):
         raise ValueError("a number that is none")
     labels = {
-        "verdict": str(record["verdict"]),
+        "verdict": intern(str(record["verdict"])),
         "like photos": str(record["photo"]),
         "finished": str(bool(record["finished"])),
-        "format": str(image["format"]),
+        "format": intern(str(image["format"])),
     }
-    shared["options"] = json.dumps(record["options"], sort_keys=True)
+    shared["options"] = intern(json.dumps(record["options"], sort_keys=True))
     photo = str(record.get("source") or image["sha256"][:12])
     return Line(number, photo, str(record["task"]), None, shared, ms, labels, numbers)
 
