@@ -106,6 +106,10 @@ def half(record: Record, random: np.random.Generator) -> None:
     record["precision"] = "bf16"
 
 
+def wider(record: Record, random: np.random.Generator) -> None:
+    record["options"] = {**record["options"], "beams": 5}
+
+
 PLANTED = [
     (less_sure, "verdict"),
     (looks_away, "share of image"),
@@ -113,6 +117,7 @@ PLANTED = [
     (cautious, "confidence"),
     (smaller, "megapixels"),
     (half, "precision"),
+    (wider, "options"),
 ]
 
 

@@ -14,6 +14,7 @@ from sys import intern
 from typing import Any
 
 from vlm.errors import UserError
+from vlm.options import Options
 
 
 class TraceError(UserError):
@@ -174,9 +175,16 @@ def _line(number: int, record: Any) -> Line:
         "finished": str(bool(record["finished"])),
         "format": intern(str(image["format"])),
     }
-    shared["options"] = intern(json.dumps(record["options"], sort_keys=True))
+    shared["options"] = intern(_told(record["options"]))
     photo = str(record.get("source") or image["sha256"][:12])
     return Line(number, photo, str(record["task"]), None, shared, ms, labels, numbers)
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    """The options that are not what a plain search has, such as "beams 3, min_tokens 1"."""
+    plain = vars(Options())
+    told = {name: value for name, value in options.items() if plain.get(name) != value}
+    return ", ".join(f"{name} {value}" for name, value in sorted(told.items())) or "greedy"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -70,9 +70,13 @@ def _show(report: TraceReport) -> None:
                 signal.drift.level,
             ]
             for signal in report.signals
+            if signal.drift.index > 0
         ]
         head = ["drift of", "task", "before", "now", "index", "by chance", ""]
         console.print(_table(head, rows))
+        same = [signal.name for signal in report.signals if signal.drift.index == 0]
+        if same:
+            say(f"the same as before: {', '.join(dict.fromkeys(same))}")
         say(
             "index: below 0.1 stable, from 0.25 on much (Siddiqi, 2006); by chance: its 99th percentile without drift"
         )
