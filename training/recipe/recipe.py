@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -384,12 +385,20 @@ _Yaml.add_implicit_resolver(
 )
 
 
-def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, a file or one of `training/recipes` by its name, and apply overrides such as `epochs=3`.
 
     Raises RecipeError when the file or a value does not fit.
     """
-    shipped = {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    return build(Recipe, read_values(path, overrides, RECIPES), RecipeError, "a recipe")
+
+
+def read_values(path: str | Path, overrides: Sequence[str], folder: Path) -> Any:
+    """What a YAML file holds, one of a path or of a `folder` by its name, and overrides in it.
+
+    Raises RecipeError where there is none, or an override has no place.
+    """
+    shipped = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     file = Path(path)
     if not file.is_file():
         file = shipped.get(str(path), file)
@@ -408,7 +417,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise RecipeError(f"{path} is not YAML: {error}") from None
     for override in overrides:
         values = _override(values, override)
-    return build(Recipe, values, RecipeError, "a recipe")
+    return values
 
 
 def _override(values: Any, override: str) -> Any:

@@ -83,6 +83,7 @@ for command in (
     training.documents,
     training.train,
     training.prepare,
+    training.lesson,
 ):
     app.command(context_settings=training.PASSED_ON)(command)
 app.command("try", context_settings=training.PASSED_ON)(training.try_settings)

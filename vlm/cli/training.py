@@ -61,6 +61,11 @@ def prepare(context: typer.Context) -> None:
     _run("prepare", context)
 
 
+def lesson(context: typer.Context) -> None:
+    """Learn and draw what cross-attention is, on translations and headlines, in minutes."""
+    _run("lesson.commands", context)
+
+
 def _run(program: str, context: typer.Context) -> None:
     with clear_errors("train"):
         module = import_module(f"{_home()}.{program}")
