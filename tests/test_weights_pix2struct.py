@@ -23,9 +23,11 @@ from transformers.models.pix2struct import image_processing_pil_pix2struct
 from transformers.models.pix2struct.modeling_pix2struct import Pix2StructTextAttention
 
 import vlm
+from vlm.app.page import said
 from vlm.captioner import Captioner
 from vlm.engine import Engine
 from vlm.explain.maps import METHODS
+from vlm.explain.method import MethodError
 from vlm.images import Preprocess
 from vlm.images.header import header_font, with_header
 from vlm.model.decoder import distance_buckets
@@ -219,7 +221,7 @@ def test_a_question_is_painted_above_the_picture(questions, font_file, monkeypat
             assert answer.image.memory.image.grid == ours.preprocess.grid(*picture.size)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"logit"}))
 def test_every_method_explains(captions, questions, method):
     check_maps(captions[2].encode(photos()[0]).caption(max_tokens=6), method, set())
     answer = questions[2].encode(photos()[0]).ask(QUESTIONS[0], max_tokens=6, min_tokens=2)
@@ -326,3 +328,14 @@ def test_an_output_of_its_own_or_the_embeddings(tmp_path, head):
     (expected,) = their_words(sequences, prompt=1, end=2)
     answer = ours.encode(photos()[0]).caption(beams=1, max_tokens=8, min_tokens=0)
     assert list(answer.ids) == expected
+    assert answer.maps()[0].weights.isfinite().all()
+    with pytest.raises(MethodError, match="attention is for all"):
+        answer.maps(method="logit")
+
+
+def test_the_page_shows_a_painted_question(questions):
+    answer = questions[2].encode(photos()[0]).ask(QUESTIONS[0], max_tokens=4)
+    shown = said(0, answer, answer.maps())
+    assert [word["text"] for word in shown["question"]] == QUESTIONS[0].split()
+    assert all(word["map"] is None for word in shown["question"])
+    assert all(word["map"] is not None for word in shown["words"])

@@ -244,7 +244,9 @@ def said(number: int, answer: Answer, maps: Sequence[WordMap]) -> View:
     `candidates` are itself and its alternatives, `places` the boxes that it names; `effect` and `blind` come later, see
     `finishing`.
     """
-    asked = [word_map for word_map in maps if word_map.role == "question"]
+    asked = [_word(m.text, None, m) for m in maps if m.role == "question"]
+    if not asked and answer.question:  # it was painted above the picture: words without maps
+        asked = [_word(word, None) for word in answer.question.split()]
     own = [word_map for word_map in maps if word_map.role != "question"]
     candidates = [(answer.text, answer.confidence)]
     candidates += [(other.text, other.confidence) for other in answer.alternatives]
@@ -252,7 +254,7 @@ def said(number: int, answer: Answer, maps: Sequence[WordMap]) -> View:
     return {
         "id": number,
         "text": answer.text,
-        "question": [_word(word_map.text, None, word_map) for word_map in asked],
+        "question": asked,
         "words": [
             _word(word.text, word.logprob, word_map)
             for word, word_map in zip(answer.words, own, strict=True)

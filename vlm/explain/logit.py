@@ -56,7 +56,7 @@ def has_logits(model: Runtime) -> bool:
     the decoder attends to the image itself, and its layers are to be had.
     """
     decoder, config = model.decoder, model.config.decoder
-    plain = config.prenorm and config.tied and not config.head_transform
+    plain = config.prenorm and config.tied and config.norm == "layer" and not config.head_transform
     return isinstance(decoder, Decoder) and model.reader is None and plain
 
 
