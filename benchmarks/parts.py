@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 
 import vlm
 from benchmarks import coca, peers, processes
 from benchmarks.agreement import changed
-from benchmarks.roofline import Machine, caption_ms, decoding, encoding, projecting
+from benchmarks.bars import bars
+from benchmarks.roofline import caption_ms, decoding, encoding, projecting
+from benchmarks.setting import (
+    ANSWER_TOKENS,
+    PHOTOS,
+    TOKENS,
+    Setting,
+    fixed,
+    ids_of,
+    pictures,
+    search_name,
+)
 from benchmarks.timing import Ids, Row, Run, Side, Spread, between_tokens, compare, timed
 from vlm.captioner import Captioner, EncodedImage
 from vlm.prompts import question_prompt
 from vlm.weights.convert import convert
 
-PHOTOS = sorted((Path(__file__).resolve().parents[1] / "assets" / "examples").glob("*.jpg"))
-TOKENS = 20  # of a caption
-ANSWER_TOKENS = 5
 BATCH = 16
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Tiny models or published sizes, turns of each measure, the machine's peaks, and an empty folder for weights."""
-
-    tiny: bool
-    repeats: int
-    machine: Machine
-    folder: Path
 
 
 def blip(setting: Setting) -> Iterator[Row]:
@@ -59,7 +56,7 @@ def _captioner(
     beam_counts: tuple[int, int],
 ) -> Iterator[Row]:
     config, machine, repeats = ours.model.config, setting.machine, setting.repeats
-    photo = _photos(1)[0]
+    photo = pictures(1)[0]
     pixels = peer.pixels([photo])
     image = ours.encode(photo)
     slots = image.memory.tokens.shape[1]
@@ -88,7 +85,7 @@ def _captioner(
     for beams in beam_counts:
         yield compare(
             part,
-            f"token, {_search(beams)}",
+            f"token, {search_name(beams)}",
             _token(image, beams),
             lambda beams=beams: peer.token(pixels, beams, TOKENS),
             repeats,
@@ -97,7 +94,7 @@ def _captioner(
         )
 
     beams = beam_counts[1]
-    search = _search(beams)
+    search = search_name(beams)
 
     def caption_peer() -> Ids:
         return peer.caption([photo], beams, TOKENS)
@@ -105,7 +102,7 @@ def _captioner(
     yield compare(
         part,
         f"caption of {TOKENS} tokens, {search}",
-        timed(lambda: _ids([ours.encode(photo).caption(**_fixed(beams))])),
+        timed(lambda: ids_of([ours.encode(photo).caption(**fixed(beams))])),
         timed(caption_peer),
         repeats,
         limit=caption_ms(config, slots, machine, TOKENS, beams=beams),
@@ -113,9 +110,9 @@ def _captioner(
     )
 
     def caption_and_maps() -> Ids:
-        caption = ours.encode(photo).caption(**_fixed(beams))
+        caption = ours.encode(photo).caption(**fixed(beams))
         caption.maps()
-        return _ids([caption])
+        return ids_of([caption])
 
     yield compare(
         part,
@@ -126,11 +123,11 @@ def _captioner(
         least_ratio=1,
     )
 
-    photos = _photos(BATCH)
+    photos = pictures(BATCH)
     yield compare(
         part,
         f"an image of {BATCH}, {search}",
-        timed(lambda: _ids(ours.caption(photos, **_fixed(beams))), BATCH),
+        timed(lambda: ids_of(ours.caption(photos, **fixed(beams))), BATCH),
         timed(lambda: peer.caption(photos, beams, TOKENS), BATCH),
         min(repeats, 3),
         limit=caption_ms(config, slots, machine, TOKENS, BATCH, beams) / BATCH,
@@ -143,7 +140,7 @@ def vqa(setting: Setting) -> Iterator[Row]:
     peer = peers.blip(setting.folder, setting.tiny, answers=True)
     ours = _converted(setting.folder)
     config, machine = ours.model.config, setting.machine
-    photo, questions, beams = _photos(1)[0], peers.QUESTIONS, 3
+    photo, questions, beams = pictures(1)[0], peers.QUESTIONS, 3
     slots = ours.encode(photo).memory.tokens.shape[1]
     lengths = [len(question_prompt(ours.tokenizer, question).ids) for question in questions]
     assert config.reader is not None
@@ -155,7 +152,7 @@ def vqa(setting: Setting) -> Iterator[Row]:
     limit = encoding(config).ms(machine) + reader + answers + ANSWER_TOKENS * step.ms(machine)
     options = {"beams": beams, "min_tokens": ANSWER_TOKENS, "max_tokens": ANSWER_TOKENS}
     # transformers ranks by the mean log-probability; of equally long answers the sum ranks alike.
-    ask = timed(lambda: _ids(ours.encode(photo).ask_all(questions, **options)))
+    ask = timed(lambda: ids_of(ours.encode(photo).ask_all(questions, **options)))
     yield compare(
         "vqa",
         f"{len(questions)} questions",
@@ -164,7 +161,7 @@ def vqa(setting: Setting) -> Iterator[Row]:
         min(setting.repeats, 3),
         limit=limit,
         least_ratio=4,
-        note=f"{ANSWER_TOKENS} tokens each, {_search(beams)}; theirs one by one",
+        note=f"{ANSWER_TOKENS} tokens each, {search_name(beams)}; theirs one by one",
     )
     yield compare(
         "vqa",
@@ -199,7 +196,7 @@ def int8(setting: Setting) -> Iterator[Row]:
         for beams in (1, 3):
             yield compare(
                 "int8",
-                f"token, {_search(beams)}, beside {name}",
+                f"token, {search_name(beams)}, beside {name}",
                 _token(quantised, beams),
                 _token(image, beams),
                 setting.repeats,
@@ -211,7 +208,7 @@ def int8(setting: Setting) -> Iterator[Row]:
         "the bundled model": (vlm.load(precision="int8"), vlm.load()),
     }
     for name, pair in pairs.items():
-        others, count = changed(*pair, _photos(BATCH))
+        others, count = changed(*pair, pictures(BATCH))
         spread = Spread.of([100 * others / count])
         yield Row("int8", f"next tokens changed, {name}", "%", spread, most=1, note=f"of {count}")
     ours = processes.held_megabytes(folder, PHOTOS[0], precision="int8")
@@ -232,18 +229,18 @@ def bundled(setting: Setting) -> Iterator[Row]:
     yield compare(
         "bundled",
         "greedy caption",
-        timed(lambda: _ids([model.encode(path).caption(beams=1)])),
+        timed(lambda: ids_of([model.encode(path).caption(beams=1)])),
         None,
         2 * setting.repeats,
         limit=caption_ms(config, slots, machine, len(caption.ids) + 1),
         most=80,
     )
-    photos = _photos(BATCH)
+    photos = pictures(BATCH)
     longest = max(len(answer.ids) for answer in model.caption(photos, beams=1))
     row = compare(
         "bundled",
         f"an image of {BATCH}, greedy",
-        timed(lambda: _ids(model.caption(photos, beams=1)), BATCH),
+        timed(lambda: ids_of(model.caption(photos, beams=1)), BATCH),
         None,
         setting.repeats,
         limit=caption_ms(config, slots, machine, longest + 1, BATCH) / BATCH,
@@ -267,6 +264,7 @@ PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "coca": open_clip_coca,
     "int8": int8,
     "bundled": bundled,
+    "bars": bars,
 }
 
 
@@ -280,7 +278,7 @@ def _converted(folder: Path, openvino: bool = False) -> Captioner:
 def _token(image: EncodedImage, beams: int) -> Side:
     """Milliseconds a token of a caption, once the first is there."""
     captioner = image.captioner
-    options = vlm.Options(**_fixed(beams))
+    options = vlm.Options(**fixed(beams))
 
     def run() -> Run:
         projected, prompts = captioner.start([image], None)
@@ -293,23 +291,3 @@ def _token(image: EncodedImage, beams: int) -> Side:
         return Run(between_tokens(times), written)
 
     return run
-
-
-def _photos(count: int) -> list[Image.Image]:
-    """The example photos, then mirrored, then upside down: all of them different."""
-    photos = [Image.open(path).convert("RGB") for path in PHOTOS]
-    photos += [ImageOps.mirror(photo) for photo in photos]
-    photos += [ImageOps.flip(photo) for photo in photos]
-    return photos[:count]
-
-
-def _fixed(beams: int) -> dict[str, int]:
-    return {"beams": beams, "min_tokens": TOKENS, "max_tokens": TOKENS}
-
-
-def _ids(answers: list[vlm.Answer]) -> Ids:
-    return [list(answer.ids) for answer in answers]
-
-
-def _search(beams: int) -> str:
-    return "greedy" if beams == 1 else f"{beams} beams"

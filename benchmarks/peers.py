@@ -6,7 +6,9 @@ What is slow does not depend on what the weights say, and the words are noise, b
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,15 @@ from transformers import (
     BlipForQuestionAnswering,
     BlipImageProcessorPil,
     BlipProcessor,
+    CLIPImageProcessorPil,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
     GPT2Config,
     GPT2Tokenizer,
     LogitsProcessor,
     LogitsProcessorList,
+    RobertaTokenizer,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
     ViTConfig,
@@ -32,6 +39,7 @@ from transformers import (
 )
 
 from benchmarks.timing import Ids, Run, between_tokens
+from vlm.weights.florence import ADDED, INSTRUCTIONS
 
 QUESTIONS = [
     "is there a dog?",
@@ -50,32 +58,44 @@ _VIT_TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4
 _VIT_TINY |= {"intermediate_size": 48, "image_size": 48}
 _BERT_TINY = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
 _GPT2_TINY = {"n_embd": 32, "n_layer": 2, "n_head": 4}
+_DAVIT_TINY = {"embed_dim": [8, 16, 24, 32], "num_heads": [2, 2, 3, 4], "num_groups": [2, 2, 3, 4]}
+_DAVIT_TINY |= {"depths": [1, 1, 2, 1], "window_size": 4, "projection_dim": 32}
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A model of transformers in float32, with its preprocessing; `encoder` is its vision part.
+    """A model of transformers, with its preprocessing; `encoder` names its vision part.
 
-    Attention is fused where transformers has it for the model, which is its default.
+    Attention is fused where transformers has it for the model, which is its default. `prompt` is what a caption's
+    words follow, beside the image, and `given` how many tokens its texts begin with that are no words.
     """
 
     model: Any
-    encoder: Any
+    encoder: str
     processor: Any
     tokenizer: Any
     end: int
+    prompt: Mapping[str, Tensor] = field(default_factory=dict)
+    given: int = 1
+
+    def half(self) -> Peer:
+        """The same in bfloat16, as transformers loads it with `dtype=torch.bfloat16`."""
+        return replace(self, model=deepcopy(self.model).to(torch.bfloat16))
 
     def pixels(self, pictures: list[Image.Image]) -> Tensor:
-        return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        return pixels.to(self.model.dtype)
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> None:
-        self.encoder(pixels)
+        self.model.get_submodule(self.encoder)(pixels)
 
     @torch.inference_mode()
     def caption(self, pictures: list[Image.Image], beams: int, tokens: int) -> Ids:
         """The best caption of each picture, of as many tokens."""
-        return self._written(self.model.generate(self.pixels(pictures), **_options(beams, tokens)))
+        inputs = {"pixel_values": self.pixels(pictures), **self.prompt}
+        options = _options(beams, self.given - 1 + tokens)
+        return self._written(self.model.generate(**inputs, **options))
 
     @torch.inference_mode()
     def token(self, pixels: Tensor, beams: int, tokens: int) -> Run:
@@ -109,8 +129,8 @@ class Peer:
         return self._written(sequences)
 
     def _written(self, sequences: Tensor) -> Ids:
-        """Token ids behind the start token, up to the end."""
-        rows = sequences[:, 1:].tolist()
+        """Token ids behind the given ones, up to the end."""
+        rows = sequences[:, self.given :].tolist()
         return [ids[: ids.index(self.end)] if self.end in ids else ids for ids in rows]
 
 
@@ -162,7 +182,7 @@ def blip(folder: Path, tiny: bool = False, answers: bool = False) -> Peer:
     processor = BlipImageProcessorPil(size={"height": size, "width": size})
     model.save_pretrained(folder)
     BlipProcessor(processor, tokenizer).save_pretrained(folder)
-    return Peer(model, model.vision_model, processor, tokenizer, end)
+    return Peer(model, "vision_model", processor, tokenizer, end)
 
 
 def vit_gpt2(folder: Path, tiny: bool = False) -> Peer:
@@ -185,7 +205,50 @@ def vit_gpt2(folder: Path, tiny: bool = False) -> Peer:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return Peer(model, model.encoder, processor, tokenizer, end)
+    return Peer(model, "encoder", processor, tokenizer, end)
+
+
+def florence(folder: Path, tiny: bool = False) -> Peer:
+    """florence-community/Florence-2-base at 768 px, which is told to caption."""
+    tokenizer = _bart_tokenizer(400 if tiny else 50_265)
+    end = tokenizer.eos_token_id
+    width, depth, size = (32, 2, 96) if tiny else (768, 6, 768)
+    text = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": width}
+    for part in ("encoder", "decoder"):
+        text |= {f"{part}_layers": depth, f"{part}_ffn_dim": 4 * width}
+        text |= {f"{part}_attention_heads": 4 if tiny else 12}
+    config = Florence2Config(
+        vision_config=_DAVIT_TINY if tiny else {"projection_dim": width},
+        text_config=text,
+        image_token_id=tokenizer.image_token_id,
+    )
+    model = Florence2ForConditionalGeneration(config).eval()
+    randomise(model)
+    for name, value in {"decoder_start_token_id": end, "forced_bos_token_id": 0}.items():
+        setattr(model.generation_config, name, value)
+    model.generation_config.forced_eos_token_id = None
+    images = CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False)
+    images.image_seq_length = 1 + (size // 32) ** 2
+    processor = Florence2Processor(images, tokenizer)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    words = tokenizer(INSTRUCTIONS["caption"], return_tensors="pt").input_ids
+    slots = torch.full((1, images.image_seq_length), tokenizer.image_token_id)
+    ids = torch.cat([slots, words], dim=1)
+    prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return Peer(model, "model.vision_tower", images, tokenizer, end, prompt, given=2)
+
+
+def _bart_tokenizer(size: int) -> RobertaTokenizer:
+    """Single bytes and BART's special tokens, filled up, and behind them what Florence-2's processor adds."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokens += [f"filler{i}" for i in range(size - len(tokens) - 1)] + ["<mask>"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = RobertaTokenizer(vocab=vocabulary, merges=[])
+    tokenizer.add_tokens([*ADDED, "<image>"], special_tokens=True)
+    tokenizer.image_token = "<image>"
+    tokenizer.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    return tokenizer
 
 
 def _bert_tokenizer(size: int) -> BertTokenizer:

@@ -7,6 +7,8 @@ import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.timing import Run, Side
@@ -51,6 +53,17 @@ def command(*arguments: str) -> tuple[float, float]:
     """Seconds of `vlm ARGUMENTS` from start to end, and its peak resident megabytes."""
     seconds, peak = json.loads(_python(_COMMAND, sys.executable, "-m", "vlm", *arguments))
     return seconds, peak
+
+
+@contextmanager
+def core_taken() -> Iterator[None]:
+    """Another process that keeps one core busy."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()
 
 
 def held_megabytes(folder: Path, photo: Path, **options: object) -> float:

@@ -46,8 +46,8 @@ def show(record: Mapping[str, Any], rows: Sequence[Row]) -> None:
     machine = record["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     table = Table(
-        title=f"{record['date'][:10]}, {machine['processor']}, {machine['threads']} threads, float32",
-        caption=f"Peak {machine['flops'] / 1e9:.0f} GFLOP/s and {machine['bandwidth'] / 1e9:.1f} GB/s. "
+        title=f"{record['date'][:10]}, {machine['processor']}, {machine['threads']} threads",
+        caption=f"Peak {machine['flops'] / 1e9:.0f} GFLOP/s and {machine['bandwidth'] / 1e9:.1f} GB/s in float32. "
         f"Medians; the ratio's lowest and highest in brackets. {versions}.",
     )
     table.add_column("", no_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,32 +102,40 @@ def compare(
     part: str,
     name: str,
     ours: Side,
-    peer: Side | None,
+    peer: Side | Mapping[str, Side] | None,
     repeats: int,
     unit: str = "ms",
     **held: Any,
 ) -> Row:
     """Run both sides in turns, each once before that for nothing; `held` are a row's limit, bars and note.
 
+    Of several peers, by what they run in, the one of the best median is held against ours, and the note names it.
     Raises RuntimeError when the sides write different numbers of tokens, for then their times say nothing.
     """
-    sides = [ours] if peer is None else [ours, peer]
+    peers = dict(peer) if isinstance(peer, Mapping) else {} if peer is None else {"": peer}
+    sides = [ours, *peers.values()]
     for side in sides:
         side()
     turns = [[side() for side in sides] for _ in range(repeats)]
     values = [[turn[i].value for turn in turns] for i in range(len(sides))]
-    if peer is None:
+    if not peers:
         return Row(part, name, unit, Spread.of(values[0]), **held)
     lengths = {tuple(len(ids) for ids in run.ids) for turn in turns for run in turn}
     if len(lengths) > 1:
         raise RuntimeError(f"{part}, {name}: the numbers of tokens differ: {sorted(lengths)}")
+    medians = [statistics.median(times) for times in values[1:]]
+    best = 1 + medians.index(min(medians))
+    if len(peers) > 1:
+        others = (f"{where} {value:,.0f} {unit}" for where, value in zip(peers, medians))
+        said = f"theirs in {list(peers)[best - 1]}; {', '.join(others)}"
+        held["note"] = f"{held['note']}; {said}" if "note" in held else said
     return Row(
         part,
         name,
         unit,
         Spread.of(values[0]),
-        Spread.of(values[1]),
-        Spread.of([theirs / our for our, theirs in zip(*values)]),
-        all(turn[0].ids == turn[1].ids for turn in turns) if turns[0][0].ids else None,
+        Spread.of(values[best]),
+        Spread.of([theirs / our for our, theirs in zip(values[0], values[best])]),
+        all(turn[0].ids == turn[best].ids for turn in turns) if turns[0][0].ids else None,
         **held,
     )

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from benchmarks import coca, parts
+from benchmarks import coca, parts, peers, processes, setting
 from benchmarks.roofline import Machine, Work, decoding, encoding, measure_machine, projecting
 from benchmarks.speed import app
 from benchmarks.timing import Row, Run, Spread, between_tokens, compare
@@ -53,6 +54,15 @@ def test_beside_transformers(tmp_path):
     assert rows["vit-gpt2: token, 4 beams"]["least_ratio"] == 3.5
 
 
+def test_a_florence_in_bars_computes_what_ours_does(tmp_path):
+    """The words are compared only in float32: in bfloat16 two libraries round in other places."""
+    peer = peers.florence(tmp_path, tiny=True)
+    photo = setting.pictures(1)
+    ours = parts._converted(tmp_path).caption(photo, **setting.fixed(3, 9))
+    assert [list(answer.ids) for answer in ours] == peer.caption(photo, 3, 9)
+    assert [len(ids) for ids in peer.half().caption(photo, 3, 9)] == [9]
+
+
 def test_bundled(tmp_path):
     rows = run(tmp_path, "bundled")
     assert rows["bundled: greedy caption"]["bars"][0]["bar"] == "≤ 80 ms"
@@ -70,7 +80,7 @@ def test_agreement(tiny_checkpoint):
         command = [sys.executable, "-m", "benchmarks.agreement", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    photos = [str(photo) for photo in parts.PHOTOS[:2]]
+    photos = [str(photo) for photo in setting.PHOTOS[:2]]
     result = count(str(tiny_checkpoint), *photos)
     assert result.stdout.rstrip().endswith("%), 2 photos"), result.stderr
     for arguments in (["unknown", photos[0]], [str(tiny_checkpoint), "missing.jpg"]):
@@ -82,7 +92,7 @@ def test_agreement(tiny_checkpoint):
 
 def test_coca_is_built_as_the_hub_has_it(tmp_path):
     coca.build(tmp_path, tiny=True)
-    image = parts._converted(tmp_path).encode(parts.PHOTOS[0])
+    image = parts._converted(tmp_path).encode(setting.PHOTOS[0])
     assert len(image.caption(beams=3, min_tokens=parts.TOKENS, max_tokens=parts.TOKENS).ids) == 20
 
 
@@ -124,6 +134,31 @@ def test_sides_run_in_turns_and_ratios_are_of_neighbours():
     assert row.same_words is True
     assert row.bars() == [("≥ 2.5x", False)]
     assert Row.from_record(json.loads(json.dumps(row.as_record()))) == row
+
+
+def test_the_fastest_of_several_peers_is_held_against_ours():
+    times = {"float32": iter([9.0, 6.0, 8.0]), "bf16": iter([9.0, 4.0, 2.0])}
+    theirs = {
+        name: lambda values=values: Run(next(values), [[1]]) for name, values in times.items()
+    }
+    row = compare("part", "name", lambda: Run(2.0, [[1]]), theirs, 2, least_ratio=2)
+    assert row.peer == Spread(3.0, 2.0, 4.0)
+    assert row.ratio == Spread(1.5, 1.0, 2.0)
+    assert row.bars() == [("≥ 2x", False)]
+    assert row.note == "theirs in bf16; float32 7 ms, bf16 3 ms"
+
+
+def test_a_peer_that_writes_less_is_refused_whatever_its_precision():
+    theirs = {"float32": lambda: Run(1.0, [[1, 2]]), "bf16": lambda: Run(1.0, [[1]])}
+    with pytest.raises(RuntimeError, match="numbers of tokens differ"):
+        compare("part", "name", lambda: Run(1.0, [[1, 2]]), theirs, 1)
+
+
+def test_a_taken_core_is_given_back():
+    me = psutil.Process()
+    with processes.core_taken():
+        (other,) = [child for child in me.children() if "while True" in " ".join(child.cmdline())]
+    assert not other.is_running()
 
 
 def test_unequal_work_is_refused():

@@ -1,0 +1,132 @@
+"""The bars against a peer at its best precision here: whole captions, under load, with maps, and questions.
+
+Ours computes in what `precision="auto"` takes here. The peer runs in float32 and, where torch multiplies in it, in
+bfloat16, all in turns; the faster is held against ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+import vlm
+from benchmarks import peers, processes
+from benchmarks.setting import (
+    ANSWER_TOKENS,
+    PHOTOS,
+    TOKENS,
+    Setting,
+    fixed,
+    ids_of,
+    pictures,
+    search_name,
+)
+from benchmarks.timing import Ids, Row, Side, Spread, compare, timed
+from vlm.captioner import Captioner
+from vlm.runtimes.half import can_halve
+from vlm.weights.convert import convert
+
+LONGER = 30  # tokens of Florence-2's caption
+BEAMS = 3
+
+
+def bars(setting: Setting) -> Iterator[Row]:
+    """BLIP, BLIP's answers and Florence-2 in their base sizes, and what a command takes from cold."""
+    yield from _blip(setting)
+    yield from _questions(setting)
+    yield from _florence(setting)
+    runs = [processes.command("caption", str(PHOTOS[0])) for _ in range(setting.repeats)]
+    seconds, peak = (Spread.of(values) for values in zip(*runs))
+    yield Row("bars", "vlm caption in a new process", "s", seconds, most=3)
+    yield Row("bars", "peak memory of vlm caption", "MB", peak, most=500)
+
+
+def _blip(setting: Setting) -> Iterator[Row]:
+    folder = setting.folder / "blip"
+    theirs = _precisions(peers.blip(folder, setting.tiny))
+    ours, photo = _ours(folder), pictures(1)[0]
+
+    def caption(beams: int, maps: bool = False) -> Ids:
+        answer = ours.encode(photo).caption(**fixed(beams, TOKENS))
+        if maps:
+            answer.maps()
+        return ids_of([answer])
+
+    def peer(beams: int) -> dict[str, Side]:
+        return _each(theirs, lambda peer: peer.caption([photo], beams, TOKENS))
+
+    for beams, least in ((BEAMS, 2), (1, 1.3)):
+        name = f"BLIP, a caption of {TOKENS} tokens, {search_name(beams)}"
+        side = timed(lambda beams=beams: caption(beams))
+        yield compare("bars", name, side, peer(beams), setting.repeats, least_ratio=least)
+    name, side = "BLIP, with maps, theirs without", timed(lambda: caption(BEAMS, maps=True))
+    yield compare("bars", name, side, peer(BEAMS), setting.repeats, least_ratio=1.3)
+    with processes.core_taken():
+        name, side = "BLIP, one core taken", timed(lambda: caption(BEAMS))
+        yield compare("bars", name, side, peer(BEAMS), setting.repeats, least_ratio=1.5)
+    if "bf16" in theirs:
+        yield from _encoder(folder, theirs["bf16"], setting.repeats)
+
+
+def _encoder(folder: Path, theirs: peers.Peer, repeats: int) -> Iterator[Row]:
+    """BLIP's encoder in bfloat16, whatever \"auto\" takes, beside theirs in it and beside ours in float32."""
+    pixels = theirs.pixels(pictures(1))
+    half, whole = (vlm.load(folder / "ours", precision=p) for p in ("bf16", "float32"))
+
+    def encode(captioner: Captioner) -> Ids:
+        with torch.inference_mode():
+            captioner.model.encode(pixels.float())
+        return []
+
+    def encode_peer() -> Ids:
+        theirs.encode(pixels)
+        return []
+
+    side = timed(lambda: encode(half))
+    name = "BLIP's encoder in bf16"
+    yield compare("bars", name, side, timed(encode_peer), repeats, least_ratio=1)
+    peer = timed(lambda: encode(whole))
+    yield compare("bars", f"{name}, beside ours in float32", side, peer, repeats, least_ratio=3)
+
+
+def _questions(setting: Setting) -> Iterator[Row]:
+    folder = setting.folder / "vqa"
+    theirs = _precisions(peers.blip(folder, setting.tiny, answers=True))
+    ours, photo, questions = _ours(folder), pictures(1)[0], peers.QUESTIONS
+    yield compare(
+        "bars",
+        f"BLIP, {len(questions)} questions on one image",
+        timed(lambda: ids_of(ours.encode(photo).ask_all(questions, **fixed(BEAMS, ANSWER_TOKENS)))),
+        _each(theirs, lambda peer: peer.answer_each(photo, questions, BEAMS, ANSWER_TOKENS)),
+        min(setting.repeats, 3),
+        least_ratio=4,
+    )
+
+
+def _florence(setting: Setting) -> Iterator[Row]:
+    folder = setting.folder / "florence"
+    theirs = _precisions(peers.florence(folder, setting.tiny))
+    ours, photo = _ours(folder), pictures(1)[0]
+    yield compare(
+        "bars",
+        f"Florence-2, a caption of {LONGER} tokens, {search_name(BEAMS)}",
+        timed(lambda: ids_of([ours.encode(photo).caption(**fixed(BEAMS, LONGER))])),
+        _each(theirs, lambda peer: peer.caption([photo], BEAMS, LONGER)),
+        setting.repeats,
+        least_ratio=2,
+    )
+
+
+def _ours(folder: Path) -> Captioner:
+    convert(folder, folder / "ours")
+    return vlm.load(folder / "ours", precision="auto")
+
+
+def _precisions(peer: peers.Peer) -> dict[str, peers.Peer]:
+    return {"float32": peer, "bf16": peer.half()} if can_halve() else {"float32": peer}
+
+
+def _each(theirs: dict[str, peers.Peer], write: Callable[[peers.Peer], Ids]) -> dict[str, Side]:
+    return {name: timed(lambda peer=peer: write(peer)) for name, peer in theirs.items()}
