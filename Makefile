@@ -1,6 +1,9 @@
 PYTHON ?= python3
+TESTS ?= tests
+NAMED = ^(torch|torchvision|timm|transformers|gradio|pillow|numpy|tokenizers|openvino|onnx)==
+OVERLAID = ^(timm|transformers|tokenizers|huggingface-hub)==
 
-.PHONY: app test check browser proxies exiftool screenshots wheel
+.PHONY: app test check browser proxies exiftool test-oldest test-newest test-bounds screenshots wheel
 
 app: .venv/app  ## serve the app on http://127.0.0.1:7860
 	.venv/bin/python app.py
@@ -34,6 +37,21 @@ exiftool:  ## what reads photos' metadata back in the tests; installed by root a
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y libimage-exiftool-perl >/dev/null; } || \
 	  echo "no exiftool here: the tests with it are skipped"
 
+test-oldest: RESOLUTION = lowest-direct
+test-newest: RESOLUTION = highest
+test-oldest test-newest: test-%: .venv/uv  ## tests with the oldest and the newest releases that pyproject.toml lets in, each in an environment of its own
+	.venv/bin/uv venv --quiet --allow-existing --python .venv/bin/python .venv/$*
+	.venv/bin/uv pip install --quiet --upgrade --resolution $(RESOLUTION) --python .venv/$* --editable ".[test]"
+	.venv/bin/uv pip freeze --quiet --python .venv/$* | grep -E "$(NAMED)"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/$*/bin/python -m pytest -q -m "not slow" $(TESTS)
+
+test-bounds: .venv/uv .venv/test  ## the oldest timm and transformers, laid over the rest of .venv
+	.venv/bin/uv pip compile --quiet --python .venv/bin/python --resolution lowest-direct --extra attend pyproject.toml --output-file .venv/oldest.txt
+	grep -E "$(OVERLAID)" .venv/oldest.txt > .venv/overlaid.txt
+	.venv/bin/uv pip install --quiet --no-deps --python .venv --target .venv/overlaid --requirement .venv/overlaid.txt
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/overlaid .venv/bin/python -m pytest -q -m "not slow" \
+	  tests/test_vision.py tests/test_weights_blip.py tests/test_weights_vision_encoder_decoder.py
+
 screenshots: browser  ## the pictures of the app that README and docs show
 	.venv/bin/python -m assets.screenshot
 
@@ -43,6 +61,10 @@ wheel: .venv/test  ## a wheel file in dist/, with the bundled model and training
 .venv/python:
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+.venv/uv: .venv/python
+	.venv/bin/python -m pip install --quiet "uv>=0.9"
 	@touch $@
 
 .venv/app: .venv/python pyproject.toml

@@ -32,18 +32,8 @@ LONGER = 30  # tokens of Florence-2's caption
 BEAMS = 3
 
 
-def bars(setting: Setting) -> Iterator[Row]:
-    """BLIP, BLIP's answers and Florence-2 in their base sizes, and what a command takes from cold."""
-    yield from _blip(setting)
-    yield from _questions(setting)
-    yield from _florence(setting)
-    runs = [processes.command("caption", str(PHOTOS[0])) for _ in range(setting.repeats)]
-    seconds, peak = (Spread.of(values) for values in zip(*runs))
-    yield Row("bars", "vlm caption in a new process", "s", seconds, most=3)
-    yield Row("bars", "peak memory of vlm caption", "MB", peak, most=500)
-
-
-def _blip(setting: Setting) -> Iterator[Row]:
+def captions(setting: Setting) -> Iterator[Row]:
+    """BLIP-base: alone, with maps, with one core taken, and its encoder."""
     folder = setting.folder / "blip"
     theirs = _precisions(peers.blip(folder, setting.tiny))
     ours, photo = _ours(folder), pictures(1)[0]
@@ -55,23 +45,25 @@ def _blip(setting: Setting) -> Iterator[Row]:
         return ids_of([answer])
 
     def peer(beams: int) -> dict[str, Side]:
-        return _each(theirs, lambda peer: peer.caption([photo], beams, TOKENS))
+        return _each(theirs, lambda peer: peer.caption([photo], beams, TOKENS), setting)
 
     for beams, least in ((BEAMS, 2), (1, 1.3)):
         name = f"BLIP, a caption of {TOKENS} tokens, {search_name(beams)}"
-        side = timed(lambda beams=beams: caption(beams))
+        side = timed(lambda beams=beams: caption(beams), clock=setting.clock)
         yield compare("bars", name, side, peer(beams), setting.repeats, least_ratio=least)
-    name, side = "BLIP, with maps, theirs without", timed(lambda: caption(BEAMS, maps=True))
+    name = "BLIP, with maps, theirs without"
+    side = timed(lambda: caption(BEAMS, maps=True), clock=setting.clock)
     yield compare("bars", name, side, peer(BEAMS), setting.repeats, least_ratio=1.3)
-    with processes.core_taken():
-        name, side = "BLIP, one core taken", timed(lambda: caption(BEAMS))
-        yield compare("bars", name, side, peer(BEAMS), setting.repeats, least_ratio=1.5)
+    if not setting.shared:  # where what is waited for counts
+        with processes.core_taken():
+            name, side = "BLIP, one core taken", timed(lambda: caption(BEAMS))
+            yield compare("bars", name, side, peer(BEAMS), setting.repeats, least_ratio=1.5)
     if "bf16" in theirs:
-        yield from _encoder(folder, theirs["bf16"], setting.repeats)
+        yield from _encoder(folder, theirs["bf16"], setting)
 
 
-def _encoder(folder: Path, theirs: peers.Peer, repeats: int) -> Iterator[Row]:
-    """BLIP's encoder in bfloat16, whatever \"auto\" takes, beside theirs in it and beside ours in float32."""
+def _encoder(folder: Path, theirs: peers.Peer, setting: Setting) -> Iterator[Row]:
+    """BLIP's encoder in bfloat16, whatever "auto" takes, beside theirs in it and beside ours in float32."""
     pixels = theirs.pixels(pictures(1))
     half, whole = (vlm.load(folder / "ours", precision=p) for p in ("bf16", "float32"))
 
@@ -84,39 +76,57 @@ def _encoder(folder: Path, theirs: peers.Peer, repeats: int) -> Iterator[Row]:
         theirs.encode(pixels)
         return []
 
-    side = timed(lambda: encode(half))
-    name = "BLIP's encoder in bf16"
-    yield compare("bars", name, side, timed(encode_peer), repeats, least_ratio=1)
-    peer = timed(lambda: encode(whole))
-    yield compare("bars", f"{name}, beside ours in float32", side, peer, repeats, least_ratio=3)
+    name, side = "BLIP's encoder in bf16", timed(lambda: encode(half), clock=setting.clock)
+    for beside, write, least in (
+        ("", encode_peer, 1),
+        (", beside ours in float32", lambda: encode(whole), 3),
+    ):
+        peer = timed(write, clock=setting.clock)
+        yield compare("bars", name + beside, side, peer, setting.repeats, least_ratio=least)
 
 
-def _questions(setting: Setting) -> Iterator[Row]:
+def questions(setting: Setting) -> Iterator[Row]:
+    """BLIP-base for answers: ten questions on one image, theirs one by one."""
     folder = setting.folder / "vqa"
     theirs = _precisions(peers.blip(folder, setting.tiny, answers=True))
-    ours, photo, questions = _ours(folder), pictures(1)[0], peers.QUESTIONS
+    ours, photo, asked = _ours(folder), pictures(1)[0], peers.QUESTIONS
     yield compare(
         "bars",
-        f"BLIP, {len(questions)} questions on one image",
-        timed(lambda: ids_of(ours.encode(photo).ask_all(questions, **fixed(BEAMS, ANSWER_TOKENS)))),
-        _each(theirs, lambda peer: peer.answer_each(photo, questions, BEAMS, ANSWER_TOKENS)),
+        f"BLIP, {len(asked)} questions on one image",
+        timed(
+            lambda: ids_of(ours.encode(photo).ask_all(asked, **fixed(BEAMS, ANSWER_TOKENS))),
+            clock=setting.clock,
+        ),
+        _each(theirs, lambda peer: peer.answer_each(photo, asked, BEAMS, ANSWER_TOKENS), setting),
         min(setting.repeats, 3),
         least_ratio=4,
     )
 
 
-def _florence(setting: Setting) -> Iterator[Row]:
+def florence(setting: Setting) -> Iterator[Row]:
+    """Florence-2-base, told to caption."""
     folder = setting.folder / "florence"
     theirs = _precisions(peers.florence(folder, setting.tiny))
     ours, photo = _ours(folder), pictures(1)[0]
     yield compare(
         "bars",
         f"Florence-2, a caption of {LONGER} tokens, {search_name(BEAMS)}",
-        timed(lambda: ids_of([ours.encode(photo).caption(**fixed(BEAMS, LONGER))])),
-        _each(theirs, lambda peer: peer.caption([photo], BEAMS, LONGER)),
+        timed(
+            lambda: ids_of([ours.encode(photo).caption(**fixed(BEAMS, LONGER))]),
+            clock=setting.clock,
+        ),
+        _each(theirs, lambda peer: peer.caption([photo], BEAMS, LONGER), setting),
         setting.repeats,
         least_ratio=2,
     )
+
+
+def cold(setting: Setting) -> Iterator[Row]:
+    """`vlm caption` of one photo in a new process; its memory is that of the torch that is installed."""
+    runs = [processes.command("caption", str(PHOTOS[0])) for _ in range(setting.repeats)]
+    seconds, peak = (Spread.of(values) for values in zip(*runs))
+    yield Row("bars", "vlm caption in a new process", "s", seconds, most=3)
+    yield Row("bars", "peak memory of vlm caption", "MB", peak, most=500)
 
 
 def _ours(folder: Path) -> Captioner:
@@ -128,5 +138,10 @@ def _precisions(peer: peers.Peer) -> dict[str, peers.Peer]:
     return {"float32": peer, "bf16": peer.half()} if can_halve() else {"float32": peer}
 
 
-def _each(theirs: dict[str, peers.Peer], write: Callable[[peers.Peer], Ids]) -> dict[str, Side]:
-    return {name: timed(lambda peer=peer: write(peer)) for name, peer in theirs.items()}
+def _each(
+    theirs: dict[str, peers.Peer], write: Callable[[peers.Peer], Ids], setting: Setting
+) -> dict[str, Side]:
+    return {
+        name: timed(lambda peer=peer: write(peer), clock=setting.clock)
+        for name, peer in theirs.items()
+    }

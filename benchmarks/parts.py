@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 import vlm
-from benchmarks import coca, peers, processes
+from benchmarks import bars, coca, peers, processes
 from benchmarks.agreement import changed
-from benchmarks.bars import bars
 from benchmarks.roofline import caption_ms, decoding, encoding, projecting
 from benchmarks.setting import (
     ANSWER_TOKENS,
@@ -264,7 +263,10 @@ PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "coca": open_clip_coca,
     "int8": int8,
     "bundled": bundled,
-    "bars": bars,
+    "captions": bars.captions,
+    "questions": bars.questions,
+    "florence": bars.florence,
+    "cold": bars.cold,
 }
 
 

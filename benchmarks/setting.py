@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,20 @@ ANSWER_TOKENS = 5
 
 @dataclass(frozen=True)
 class Setting:
-    """Tiny models or published sizes, turns of each measure, the machine's peaks, and an empty folder for weights."""
+    """Tiny models or published sizes, turns of each measure, the machine's peaks, and an empty folder for weights.
+
+    With `shared` other work is on the machine, and whole captions are measured in processor time.
+    """
 
     tiny: bool
     repeats: int
     machine: Machine
     folder: Path
+    shared: bool = False
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return time.process_time if self.shared else time.perf_counter
 
 
 def pictures(count: int) -> list[Image.Image]:

@@ -28,6 +28,13 @@ def speed(
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny models, one turn: does it still run?")
     ] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Other work is on the machine: measure captions, questions and florence in processor time.",
+        ),
+    ] = False,
     plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("runs/speed.png"),
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Where the figures go as JSON.")
@@ -58,7 +65,7 @@ def speed(
     rows: list[Row] = []
     for name in (name for name in names if name not in left_out):
         with tempfile.TemporaryDirectory() as folder:
-            setting = Setting(quick, 1 if quick else repeats, machine, Path(folder))
+            setting = Setting(quick, 1 if quick else repeats, machine, Path(folder), shared)
             for row in PARTS[name](setting):
                 print(f"{row.part}: {row.name}", file=sys.stderr, flush=True)
                 rows.append(row)
