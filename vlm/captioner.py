@@ -58,7 +58,7 @@ if TYPE_CHECKING:  # an index needs packages of an extra
     from vlm.documents.index import Index
 
 NO_DOCUMENTS = (
-    "this model reads no documents beside an image; the bundled one does, without OpenVINO"
+    "this model reads no documents beside an image; the recipe small-documents.yaml teaches one to"
 )
 BATCH = 8  # images encoded and decoded together
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from vlm.answers import Answer, Word, progress, sure_text
@@ -178,13 +179,16 @@ class Engine:
         shown = 0
         while not job.done:
             with self._changed:
-                self._changed.wait_for(lambda shown=shown: self._before(job) != shown, LINE_SECONDS)
+                self._changed.wait_for(partial(self._has_moved, job, shown), LINE_SECONDS)
                 before = self._before(job)
             if before and before != shown:
                 yield before
             if not before:
                 return
             shown = before
+
+    def _has_moved(self, job: Job[Any], shown: int) -> bool:
+        return self._before(job) != shown
 
     def _before(self, job: Job[Any]) -> int:
         """How many others run or wait before a request; 0 once it runs or is done."""
