@@ -170,7 +170,7 @@ def test_photos_that_wait_are_in_the_models_size(run, captioner, photos, monkeyp
     sizes, caption = set(), Captioner.caption
 
     def watched(self, sources, **options):
-        sizes.update(picture.size for picture in sources)
+        sizes.update(photo.seen.size for photo in sources)
         return caption(self, sources, **options)
 
     monkeypatch.setattr(Captioner, "caption", watched)
@@ -381,7 +381,8 @@ def test_a_question_and_its_answer_are_explained(run, photos):
 
 def test_layer_and_head_can_be_chosen(run, photos):
     def maps(*options):
-        record = explained(run("explain", photos / "2.jpg", "--text", "a dog", "--json", *options))
+        chosen = ("--text", "a dog", "--method", "attention", "--json", *options)
+        record = explained(run("explain", photos / "2.jpg", *chosen))
         return np.array([word["map"] for word in record["words"]])
 
     layers = [maps("--layer", layer) for layer in range(2)]

@@ -155,8 +155,8 @@ class Answer:
 
     @cached_property
     def evidence(self) -> Evidence | None:
-        """What the text rests on where passages stand beside the image, else None: two passes, when first asked for."""
-        return self._image().evidence(self)
+        """What the text rests on where passages stand beside its image, else None: two passes, when first asked for."""
+        return None if self.image is None else self.image.evidence(self)
 
     @property
     def citation(self) -> str | None:
