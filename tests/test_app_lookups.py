@@ -49,7 +49,7 @@ def test_every_method_has_a_map_for_every_word(engine: Engine, tab: Tab, method:
 def test_one_head_is_looked_at_alone(engine: Engine, tab: Tab) -> None:
     asked = {"what": "maps", "id": 0, "method": "attention", "layer": 1, "head": 2}
     shown = look_up(engine, tab, asked)["words"]
-    expected = tab.texts[0].maps(layer=1, head=2)
+    expected = tab.texts[0].maps(layer=1, head=2, method="attention")
     np.testing.assert_allclose(shown, [m.weights for m in expected], atol=1e-5)
 
 

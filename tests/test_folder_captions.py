@@ -310,7 +310,7 @@ def test_batches_keep_their_order_in_several_threads(tiny, photos):
     def work(pictures):
         time.sleep(0.02 if len(seen) % 2 else 0)
         seen.append(len(pictures))
-        return [picture.getpixel((0, 0)) for picture in pictures]
+        return [picture.seen.getpixel((0, 0)) for picture in pictures]
 
     def alone(path):
         with Image.open(path) as image:

@@ -139,7 +139,7 @@ def test_a_number_is_the_shorter_side_where_the_class_has_it_so(tmp_path):
         ({"do_rescale": False}, "do_rescale is false"),
         ({"rescale_factor": "1/255"}, "rescale_factor must be a number"),
         ({"do_center_crop": True, "crop_size": 24}, "cropped to 24 x 24"),
-        ({"image_processor_type": "NougatImageProcessor"}, "'NougatImageProcessor' is none of ViT"),
+        ({"image_processor_type": "GLPNImageProcessor"}, "'GLPNImageProcessor' is none of ViT"),
         ({"image_processor_type": 3}, "the image processor 3 is none of"),
     ],
 )

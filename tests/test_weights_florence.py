@@ -223,7 +223,7 @@ def test_it_is_kept_and_loaded_again(case, ours, tmp_path, monkeypatch):
     assert actual.score == pytest.approx(expected.score, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"logit"}))
 @pytest.mark.parametrize("question", ["what is on the grass?", None])
 def test_every_method_explains(ours, method, question):
     image = ours.encode(photos()[0])
