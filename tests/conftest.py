@@ -114,6 +114,27 @@ def tiny_tagged(tiny: Captioner) -> VisionLanguageModel:
 
 
 @pytest.fixture(scope="session")
+def reading(tiny: Captioner) -> Captioner:
+    """`tiny` with layers for passages, of random weights that matter; without passages it says the same."""
+    import torch
+
+    from vlm.captioner import Captioner
+    from vlm.model.config import DocumentsConfig
+    from vlm.model.model import VisionLanguageModel
+
+    config = replace(tiny.model.config, documents=DocumentsConfig(length=12, most=4))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = VisionLanguageModel(config)
+        model.load_state_dict({**model.state_dict(), **tiny.model.state_dict()})
+        assert model.documents is not None
+        for weight in model.documents.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.3)
+    return Captioner(model, tiny.tokenizer)
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tiny: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny` as a checkpoint folder."""
     import torch
@@ -126,17 +147,16 @@ def tiny_checkpoint(tiny: Captioner, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def trusted_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny` as a checkpoint that is sure of every caption, and not sure of any answer."""
-    import shutil
-
+def trusted_checkpoint(reading: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`reading` as a checkpoint that is sure of every caption, and not sure of any answer."""
     import torch
 
     from training.evaluation.trust_report import store
     from vlm.model.config import CalibrationConfig, VerdictConfig
+    from vlm.weights.store import save_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints") / "trusted"
-    shutil.copytree(tiny_checkpoint, folder)
+    save_checkpoint(folder, reading.model, reading.tokenizer, torch.float32)
     verdict = VerdictConfig(
         photo=-1e6, sure_answer=2.0, guess_answer=0.0, sure_caption=0.0, guess_caption=0.0
     )
@@ -146,7 +166,7 @@ def trusted_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def app_address(trusted_checkpoint: Path) -> Iterator[str]:
-    """Where the app of `tiny` is served."""
+    """Where the app of `tiny`, which reads documents there, is served."""
     from app_server import serving
 
     with serving(trusted_checkpoint) as (address, _):

@@ -12,27 +12,11 @@ from vlm.captioner import Captioner, EncodedImage
 from vlm.documents.passages import Passage
 from vlm.engine import Engine
 from vlm.model.config import ConfigError, DocumentsConfig
-from vlm.model.model import VisionLanguageModel
-from vlm.passages_beside import DocumentsError, fitting, spelled_as
+from vlm.passages_beside import DocumentsError, first_that_fit, fitting, spelled_as
 from vlm.weights.store import load_checkpoint, save_checkpoint
 
 TEXTS = ["the black cat is a dog", "two men run in the park", "a red sofa"]
 QUESTION = "is there a dog?"
-
-
-@pytest.fixture(scope="module")
-def reading(tiny: Captioner) -> Captioner:
-    """`tiny` with layers for passages, of random weights that matter."""
-    config = replace(tiny.model.config, documents=DocumentsConfig(length=12, most=4))
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = VisionLanguageModel(config)
-        model.load_state_dict({**model.state_dict(), **tiny.model.state_dict()})
-        assert model.documents is not None
-        for weight in model.documents.parameters():
-            if weight.ndim > 1:
-                torch.nn.init.normal_(weight, std=0.3)
-    return Captioner(model, tiny.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +181,29 @@ def test_long_passages_are_cut_between_words_into_parts_of_one_length(tiny: Capt
     assert max(lengths) <= 64
     assert max(lengths) - min(lengths) < 16
     assert all(pieces[0].startswith(" ") for _, _, pieces in cut)
+
+
+def test_a_passage_of_several_parts_is_weighed_as_it_was_read(image: EncodedImage):
+    long = "the black cat is a dog and two men run in the park beside it"
+    beside = image.beside([long, TEXTS[2]])
+    parts = len(beside.passages)
+    assert parts > 2
+    assert beside.beside(beside.passages).passages == beside.passages
+    answer = beside.ask(QUESTION, max_tokens=3)
+    assert answer.evidence is not None
+    assert len(answer.evidence.sources) == 1 + parts
+    assert answer.image_effect.words
+
+
+@pytest.mark.parametrize("most", [2, 3, 4, 8])
+def test_the_first_that_fit_do_fit(tiny: Captioner, most: int):
+    texts = [f"number {n} is a red sofa beside a bicycle" for n in range(10)]
+    passages = [Passage(text, "a", None, 0, len(text)) for text in texts]
+    for length in range(6, 16):
+        config = DocumentsConfig(length=length, most=most)
+        kept = first_that_fit(passages, tiny.tokenizer, config)
+        if len(kept) > 1:
+            assert fitting(kept, tiny.tokenizer, config)
 
 
 @pytest.mark.parametrize(

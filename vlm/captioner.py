@@ -319,9 +319,10 @@ class EncodedImage:
 
         What the image shows is looked for, too: its caption and its tags. Raises DocumentsError, see `beside`.
         """
-        config = self.captioner.model.config.documents
-        if config is None:
+        if not self.captioner.reads_documents:
             raise DocumentsError(NO_DOCUMENTS)
+        config = self.captioner.model.config.documents
+        assert config is not None
         seen = self.alone.caption(beams=1).text
         tags = [s.words[0] for s in self.memory.segments if s.name == "tags" and s.words]
         named = dict.fromkeys(word for words in tags for word in words if word)
@@ -373,6 +374,12 @@ class Captioner:
         self.tokenizer = tokenizer
         self.preprocess = model.config.vision.preprocess
 
+    @property
+    def reads_documents(self) -> bool:
+        """Whether documents can stand beside an image."""
+        model = self.model
+        return model.config.documents is not None and isinstance(model, VisionLanguageModel)
+
     @cached_property
     def blind(self) -> tuple[Memory, Projected]:
         """What the model sees where it is shown no image: its mean patches, or zeros where it holds none."""
@@ -388,12 +395,14 @@ class Captioner:
     @torch.inference_mode()
     def beside(self, image: EncodedImage, documents: Sequence[str | Passage]) -> EncodedImage:
         """An image, which has none, with passages; see `EncodedImage.beside`."""
-        passages = as_passages(documents)
+        # Once each: an image has a long passage once for each of its parts.
+        passages = list(dict.fromkeys(as_passages(documents)))
         if not passages:
             return image
-        config = self.model.config.documents
-        if config is None or not isinstance(self.model, VisionLanguageModel):
+        if not self.reads_documents:
             raise DocumentsError(NO_DOCUMENTS)
+        config = self.model.config.documents
+        assert config is not None
         assert self.model.documents is not None
         cut = fitting(passages, self.tokenizer, config)
         ids = passage_ids([[own for _, own, _ in cut]]).to(self.model.device)

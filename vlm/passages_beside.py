@@ -41,7 +41,7 @@ def first_that_fit(
     kept: list[Passage] = []
     parts = 0
     for passage in passages:
-        parts += -(-len(tokenizer.encode(passage.text)) // config.length)
+        parts += len(_parts(passage, tokenizer, config.length))
         if kept and parts > config.most:
             break
         kept.append(passage)
@@ -55,28 +55,34 @@ def fitting(
 
     Raises DocumentsError where they are more than the model reads at once.
     """
-    cut: list[tuple[Passage, list[int], list[str]]] = []
-    for passage in passages:
-        ids, pieces = tokenizer.pieces(passage.text)
-        begins = [n for n, piece in enumerate(pieces) if piece.startswith(" ")]
-        parts = -(-len(ids) // config.length)
-        start = 0
-        while start < len(ids):
-            # Parts of about one length, so that none is a few words.
-            aim = min(start + -(-len(ids) // parts), start + config.length, len(ids))
-            stop = (
-                aim
-                if aim == len(ids)
-                else max((b for b in begins if start < b <= aim), default=aim)
-            )
-            cut.append((passage, ids[start:stop], pieces[start:stop]))
-            start = stop
+    cut = [
+        (passage, ids, pieces)
+        for passage in passages
+        for ids, pieces in _parts(passage, tokenizer, config.length)
+    ]
     if len(cut) > config.most:
         raise DocumentsError(
             f"the documents are {len(cut)} passages of up to {config.length} tokens, and this model reads "
             f"{config.most} at once; give those that matter, or search for them in an index (vlm index)"
         )
     return cut
+
+
+def _parts(
+    passage: Passage, tokenizer: Tokenizer, length: int
+) -> list[tuple[list[int], list[str]]]:
+    """A passage's token ids and what each spells, in parts of at most `length` that end between words."""
+    ids, pieces = tokenizer.pieces(passage.text)
+    begins = [n for n, piece in enumerate(pieces) if piece.startswith(" ")]
+    count = -(-len(ids) // length)
+    parts, start = [], 0
+    while start < len(ids):
+        # Parts of about one length, so that none is a few words.
+        aim = min(start + -(-len(ids) // count), start + length, len(ids))
+        stop = aim if aim == len(ids) else max((b for b in begins if start < b <= aim), default=aim)
+        parts.append((ids[start:stop], pieces[start:stop]))
+        start = stop
+    return parts
 
 
 def spelled_as(words: Sequence[str], passages: Sequence[Passage]) -> list[str]:
