@@ -101,6 +101,9 @@ def test_shares_sum_to_one_and_losses_are_those_of_leaving_a_passage_out(image: 
     told = answer.to_dict()
     assert [source["source"] for source in told["sources"]][:2] == ["photo", "document 1"]
     assert told["citation"]
+    for word in told["words"]:
+        assert sum(word["shares"]) == pytest.approx(1, abs=1e-5)
+        assert len(word["lost"]) == len(TEXTS) + 1
 
 
 def test_answers_without_documents_have_no_evidence(image: EncodedImage):

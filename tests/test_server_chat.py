@@ -210,6 +210,20 @@ def test_an_instruction_to_describe_gets_a_caption_and_a_question_an_answer(
         assert said.vlm["task"] == other
 
 
+def test_a_pronoun_is_what_the_turn_before_was_about(
+    programs: OpenAI, images: list[EncodedImage]
+) -> None:
+    turns = [
+        *asking(PHOTOS[2], "what color is the dog?"),
+        {"role": "assistant", "content": "brown"},
+        {"role": "user", "content": "where is it?"},
+    ]
+    reply = create(programs, messages=turns)
+    assert reply.vlm["question"] == "where is the dog?"
+    assert reply.vlm["ignored"] == []
+    assert reply.choices[0].message.content == images[2].ask("where is the dog?").text
+
+
 def test_a_conversation_is_about_its_latest_image_and_its_last_question(
     programs: OpenAI, images: list[EncodedImage]
 ) -> None:

@@ -288,6 +288,8 @@ class Answer:
         if (found := self.evidence) is not None:
             rest["citation"] = self.citation
             rest["sources"] = sources(found)
+            for word, shares, lost in zip(rest["words"], found.share_by_word, found.lost_by_word):
+                word |= {"shares": shares, "lost": lost}  # of the sources, in their order
         if self.places:
             rest["places"] = [place.to_dict() for place in self.places]
         if self.question is not None:

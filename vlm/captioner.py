@@ -304,15 +304,18 @@ class EncodedImage:
 
     def effect_on(self, answer: Answer) -> ImageEffect:
         """What the image did for an answer; see `Answer.image_effect`."""
-        memory, projected = self.captioner.blind
-        unseen = replace(self, memory=memory, projected=projected, passages=())
-        if self.passages:
-            unseen = self.captioner.beside(unseen, self.passages)
-        blind = self.captioner.score_ids(unseen, answer.ids, answer.question, answer.finished)
+        blind = self._unseen(answer)
         words = tuple(w.logprob - same.logprob for w, same in zip(answer.words, blind.words))
         total = sum(answer.logprobs) - sum(blind.logprobs)
         has_mean = self.captioner.model.mean_patches is not None
         return ImageEffect(total, words, "mean" if has_mean else "zeros")
+
+    @cached_property
+    def shows(self) -> str:
+        """What the photo shows, as words to search with: its caption and its tags."""
+        tags = [s.words[0] for s in self.memory.segments if s.name == "tags" and s.words]
+        named = dict.fromkeys(word for words in tags for word in words if word)
+        return " ".join([self.caption(beams=1).text, *named])
 
     def look_up(self, index: Index, question: str) -> EncodedImage:
         """The same image beside the passages of an index that a question is best answered from, as many as are read.
@@ -323,10 +326,7 @@ class EncodedImage:
             raise DocumentsError(NO_DOCUMENTS)
         config = self.captioner.model.config.documents
         assert config is not None
-        seen = self.alone.caption(beams=1).text
-        tags = [s.words[0] for s in self.memory.segments if s.name == "tags" and s.words]
-        named = dict.fromkeys(word for words in tags for word in words if word)
-        found = index.search(" ".join([question, seen, *named]), config.most)
+        found = index.search(f"{question} {self.alone.shows}", config.most)
         passages = [one.passage for one in found]
         return self.beside(first_that_fit(passages, self.captioner.tokenizer, config))
 
@@ -334,16 +334,18 @@ class EncodedImage:
         """What an answer rests on, where passages are beside the image; see `Answer.evidence`."""
         if not self.passages:
             return None
+        # The end, where there is one, is no word's.
+        pairs = zip(answer.logprobs[: len(answer.ids)], self._unseen(answer).logprobs)
+        lost = torch.tensor([max(0.0, own - blind) for own, blind in pairs])
+        return evidence(self.finished(answer.ids, answer.question), self.passages, lost)
+
+    def _unseen(self, answer: Answer) -> Answer:
+        """A text of this image as the model judges it without the photo, beside the same passages."""
         memory, projected = self.captioner.blind
-        unseen = self.captioner.beside(
-            replace(self, memory=memory, projected=projected, passages=()), self.passages
-        )
-        blind = self.captioner.score_ids(unseen, answer.ids, answer.question, answer.finished)
-        count = len(answer.ids)
-        seen = self.captioner.score_ids(self, answer.ids, answer.question, answer.finished)
-        lost = torch.tensor(seen.logprobs[:count]) - torch.tensor(blind.logprobs[:count])
-        finished = self.finished(answer.ids, answer.question)
-        return evidence(finished, self.passages, lost.clamp(min=0))
+        unseen = replace(self, memory=memory, projected=projected, passages=())
+        if self.passages:
+            unseen = self.captioner.beside(unseen, self.passages)
+        return self.captioner.score_ids(unseen, answer.ids, answer.question, answer.finished)
 
     def shrunk(self, side: int) -> EncodedImage:
         """The same with a picture of at most `side` pixels a side, for those who keep many; its maps lie as before."""

@@ -17,7 +17,7 @@ from vlm.model.attention import Attention, KeyValue, causal_mask
 from vlm.model.config import DecoderConfig
 from vlm.model.grounding import Grounding
 from vlm.model.memory import Memory
-from vlm.model.sublayers import Sublayer, activation, initialise, norm_layer
+from vlm.model.sublayers import Sublayer, activation, initialise, norm_layer, run_sublayers
 
 Cache = tuple[KeyValue, ...]
 """Keys and values of the tokens so far, one entry a self-attention sublayer, each `(R, H, T, D / H)`."""
@@ -210,19 +210,10 @@ class Decoder(nn.Module):
             past = cache[0][0].shape[2] if cache else 0
             self_mask = self._distances(self.distance_embedding, ids.shape[1], past, self_mask)
         x = self.dropout(self.embedding_norm(x))
-        cross, pasts = iter(cross_layers), iter(cache)
-        grown: list[KeyValue] = []
-        cross_attention: list[Tensor] = []
-        for sublayer in self._sublayers():
-            if sublayer.kind == "s":
-                x, key_value, _ = sublayer(x, None, next(pasts, None), self_mask)
-                grown.append(key_value)
-            elif sublayer.kind == "c":
-                x, _, probabilities = sublayer(x, next(cross), None, cross_mask, explicit)
-                cross_attention.append(probabilities)
-            else:
-                x, _, _ = sublayer(x)
-        return Decoded(self.final_norm(x), tuple(grown), tuple(cross_attention) if explicit else ())
+        x, grown, looked = run_sublayers(
+            self._sublayers(), x, cross_layers, cache, self_mask, cross_mask, explicit
+        )
+        return Decoded(self.final_norm(x), grown, looked)
 
     def _distances(
         self, embedding: nn.Embedding, length: int, past: int, mask: Tensor | None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vlm.model.attention import Attention, KeyValue
 from vlm.model.config import DecoderConfig, DocumentsConfig
 from vlm.model.memory import Memory, Segment
-from vlm.model.sublayers import MLP, Sublayer
+from vlm.model.sublayers import MLP, Sublayer, run_sublayers
 
 NO_TOKEN = -1  # behind a passage's last token
 PASSAGE = "passage "  # and its number: what its segment is called
@@ -163,21 +163,13 @@ class DocumentLayers(nn.Module):
         that they are found in passages. `past` is the layers' own cache, one entry each or none. The attention is
         `(R, H, T, S)` of each layer.
         """
-        cache, looked = [], []
         words = self.word_norm(words.detach())
-        x, mask = hidden + words, grounding.mask[:, None, None, :]
-        earlier, memory = iter(past), iter(grounding.layers)
-        for sublayer in cast("Iterable[Sublayer]", self.sublayers):
-            if sublayer.kind == "s":
-                x, grown, _ = sublayer(x, None, next(earlier, None), self_mask)
-                cache.append(grown)
-            elif sublayer.kind == "c":
-                x, _, attention = sublayer(x, next(memory), None, mask, explicit)
-                looked.append(attention)
-            else:
-                x, _, _ = sublayer(x)
-        x = x - words + self.strength * self.copied(x, grounding)
-        return x, tuple(cache), tuple(looked) if explicit else ()
+        sublayers = cast("Iterable[Sublayer]", self.sublayers)
+        mask = grounding.mask[:, None, None, :]
+        x, grown, looked = run_sublayers(
+            sublayers, hidden + words, grounding.layers, past, self_mask, mask, explicit
+        )
+        return x - words + self.strength * self.copied(x, grounding), grown, looked
 
     def copied(self, x: Tensor, grounding: Grounding) -> Tensor:
         """The embedding of what the pointer points at, `(R, T, D)`, shorter the more it points at nothing."""

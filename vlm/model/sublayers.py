@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,34 @@ class Sublayer(nn.Module):
             change, key_value, probabilities = self.body(change, memory, past, mask, explicit)
         x = x + self.dropout(change)
         return x if self.prenorm else self.norm(x), key_value, probabilities
+
+
+def run_sublayers(
+    sublayers: Iterable[Sublayer],
+    x: Tensor,
+    memory: Iterable[KeyValue],
+    past: Iterable[KeyValue],
+    self_mask: Tensor | None,
+    cross_mask: Tensor | None,
+    explicit: bool,
+) -> tuple[Tensor, tuple[KeyValue, ...], tuple[Tensor, ...]]:
+    """States `(R, T, D)` through some sublayers: these, the grown cache, and if `explicit`, the cross-attention.
+
+    `memory` has the keys and values of each cross-attention, and `past` the cache of each self-attention, or nothing.
+    """
+    cross, pasts = iter(memory), iter(past)
+    grown: list[KeyValue] = []
+    looked: list[Tensor] = []
+    for sublayer in sublayers:
+        if sublayer.kind == "s":
+            x, key_value, _ = sublayer(x, None, next(pasts, None), self_mask)
+            grown.append(key_value)
+        elif sublayer.kind == "c":
+            x, _, probabilities = sublayer(x, next(cross), None, cross_mask, explicit)
+            looked.append(probabilities)
+        else:
+            x, _, _ = sublayer(x)
+    return x, tuple(grown), tuple(looked) if explicit else ()
 
 
 class MLP(nn.Module):

@@ -213,6 +213,7 @@ class Reply:
         """What OpenAI's form has no place for: how far to trust the text, its words, and where each looked."""
         said: dict[str, Any] = {
             "task": "caption" if answer.question is None else "answer",
+            "question": answer.question,
             "verdict": answer.verdict,
             "confidence": answer.confidence,
             "words": [vars(word) for word in answer.words],

@@ -6,13 +6,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from vlm.explain.maps import find_method
+from vlm.follow_ups import Turn, follow_up
 from vlm.options import ANSWER, CAPTION, Options, choose
 from vlm.server.refusals import Refusal
 from vlm.typed import Count, FieldError, Limit, build
 
+EARLIER_TURNS = "earlier turns"
 MOST_CHOICES = 16  # and beams: each is a row of every pass
 MOST_TOKENS = 256  # far more than a caption has
 Tops = Annotated[int, Limit("from 0 to 20", lambda value: 0 <= value <= 20)]
@@ -177,6 +180,11 @@ def read_request(body: bytes, model: str) -> ChatRequest:
         find_method(extension.maps)
     image_url, text, ignored = _conversation(asked.messages)
     question = None if _wants_caption(text, extension.task) else text
+    if question is not None:
+        put = follow_up(question, _turns(asked.messages))
+        if put != question:  # that is what the earlier turns were looked at for
+            ignored = tuple(name for name in ignored if name != EARLIER_TURNS)
+        question = put
     stream_options = asked.stream_options or StreamOptions()
     wants_tops = asked.logprobs or False
     if asked.top_logprobs is not None and not wants_tops:
@@ -230,8 +238,24 @@ def _conversation(messages: Sequence[Message]) -> tuple[str, str, tuple[str, ...
     if any(message.role in ("system", "developer") for message in messages):
         ignored.append("system messages")
     if len(messages) > 1 and any(m.role not in ("system", "developer") for m in messages[:-1]):
-        ignored.append("earlier turns")
+        ignored.append(EARLIER_TURNS)
     return image, text, tuple(dict.fromkeys(ignored))
+
+
+def _turns(messages: Sequence[Message]) -> list[Turn]:
+    """The questions before the last message that have an answer behind them."""
+    return [
+        Turn(_text(own.content), _text(reply.content))
+        for own, reply in pairwise(messages)
+        if own.role == "user" and reply.role == "assistant"
+    ]
+
+
+def _text(content: Any) -> str:
+    """The words of an earlier message, whatever else it has."""
+    parts = [content] if isinstance(content, str) else content if isinstance(content, list) else []
+    texts = (part.get("text") if isinstance(part, Mapping) else part for part in parts)
+    return " ".join(text for text in texts if isinstance(text, str))
 
 
 def _parts(content: Any, where: str) -> tuple[list[str], list[str]]:
