@@ -24,7 +24,8 @@ from benchmarks.setting import (
     search_name,
 )
 from benchmarks.timing import Ids, Row, Run, Side, Spread, between_tokens, compare, timed
-from vlm.captioner import Captioner, EncodedImage
+from vlm.captioner import Captioner
+from vlm.encoded_image import EncodedImage
 from vlm.prompts import question_prompt
 from vlm.weights.convert import convert
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from vlm.answers import Answer
-from vlm.captioner import BATCH, Captioner, EncodedImage
+from vlm.captioner import BATCH, Captioner
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Cancelled, Engine
 from vlm.model.decoder import Projected
 from vlm.model.model import VisionLanguageModel

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm.captioner import Captioner, EncodedImage
+from vlm.captioner import Captioner
 from vlm.documents.passages import Passage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.model.config import ConfigError, DocumentsConfig
-from vlm.passages_beside import DocumentsError, first_that_fit, fitting, spelled_as
+from vlm.passages_beside import DocumentsError, first_that_fit, fitting, respelled, spelled_as
 from vlm.weights.store import load_checkpoint, save_checkpoint
 
 TEXTS = ["the black cat is a dog", "two men run in the park", "a red sofa"]
@@ -223,3 +224,9 @@ def test_the_first_that_fit_do_fit(tiny: Captioner, most: int):
 )
 def test_words_are_spelled_as_a_passage_has_them(words, text, spelled):
     assert spelled_as(words, [Passage(text, "a", None, 0, len(text))]) == spelled
+
+
+def test_capitals_leave_the_marks_between_words_where_they_are():
+    text = "cow, but the documents say brolka"
+    words = ["cow", ",", "but", "the", "documents", "say", "Brolka"]
+    assert respelled(text, words) == "cow, but the documents say Brolka"

@@ -15,7 +15,8 @@ from served import PHOTOS, asking, client, data_url, picture, served
 
 import vlm
 from vlm.answers import Answer
-from vlm.captioner import Captioner, EncodedImage
+from vlm.captioner import Captioner
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.server.settings import Settings
 from vlm.server.web import application

@@ -95,7 +95,7 @@ def test_a_shape_among_the_answers_is_found(tiny, monkeypatch):
 
     texts = iter([["dog", "a red Circle"], ["circles", "dog"]])
     monkeypatch.setattr(
-        "vlm.captioner.EncodedImage.ask_all", lambda self, questions: map(Said, next(texts))
+        "vlm.encoded_image.EncodedImage.ask_all", lambda self, questions: map(Said, next(texts))
     )
     photo = next(iter(sorted((FIXTURES / "flickr8k").rglob("*.jpg"))))
     records = [Record(ImageRef(str(photo)), ("a photo",))] * 2

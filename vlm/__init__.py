@@ -8,7 +8,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vlm.answers import Answer
-    from vlm.captioner import Captioner, EncodedImage
+    from vlm.captioner import Captioner
+    from vlm.encoded_image import EncodedImage
     from vlm.images import ImageError
     from vlm.loading import load
     from vlm.options import Options
@@ -18,7 +19,7 @@ __all__ = ["Answer", "Captioner", "EncodedImage", "ImageError", "Options", "load
 _HOMES = {
     "Answer": "vlm.answers",
     "Captioner": "vlm.captioner",
-    "EncodedImage": "vlm.captioner",
+    "EncodedImage": "vlm.encoded_image",
     "ImageError": "vlm.images",
     "Options": "vlm.options",
     "load": "vlm.loading",

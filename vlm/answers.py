@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlm.boxes import Place
-    from vlm.captioner import EncodedImage
+    from vlm.encoded_image import EncodedImage
     from vlm.explain.evidence import Evidence
     from vlm.explain.inside import Inside
     from vlm.explain.maps import WordMap

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from vlm.answers import Answer, Word, progress, sure_text
-from vlm.captioner import BATCH, Captioner, EncodedImage, Took
+from vlm.captioner import BATCH, Captioner
+from vlm.encoded_image import EncodedImage, Took
 from vlm.errors import UserError
 from vlm.generate import Hypothesis
 from vlm.images import ImageError

@@ -10,6 +10,10 @@ from vlm.errors import UserError
 from vlm.model.config import DocumentsConfig
 from vlm.tokenizer import Tokenizer
 
+NO_DOCUMENTS = (
+    "this model reads no documents beside an image; the recipe small-documents.yaml teaches one to"
+)
+
 
 class DocumentsError(UserError):
     """Documents that cannot be read beside an image; the message says why."""
@@ -112,3 +116,13 @@ def spelled_as(words: Sequence[str], passages: Sequence[Passage]) -> list[str]:
         spelled.append(match.group()[at : at + len(word)])
         at += len(word)
     return spelled
+
+
+def respelled(text: str, words: Sequence[str]) -> str:
+    """A text with its words, in order, written as these, which are as long."""
+    at = 0
+    for word in words:
+        at = text.lower().index(word.lower(), at)
+        text = text[:at] + word + text[at + len(word) :]
+        at += len(word)
+    return text

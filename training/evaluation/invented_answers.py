@@ -10,7 +10,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from vlm.answers import Answer
-from vlm.captioner import Captioner, EncodedImage
+from vlm.captioner import Captioner
+from vlm.encoded_image import EncodedImage
 
 from ..data.invented_facts import NOT_THERE, Asked, rival, sheet, things_of
 from ..data.records import Record

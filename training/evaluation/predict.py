@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from vlm.answers import Answer, Verdict
-from vlm.captioner import BATCH, Captioner, EncodedImage
+from vlm.captioner import BATCH, Captioner
+from vlm.encoded_image import EncodedImage
 from vlm.images import ImageError
 from vlm.options import CAPTION, choose
 from vlm.prompts import QuestionError

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm.captioner import BATCH, Captioner, EncodedImage, synchronise
+from vlm.captioner import BATCH, Captioner, synchronise
+from vlm.encoded_image import EncodedImage
 
 from ..data.records import DataError, Record
 from ..data.report import Report

@@ -18,7 +18,7 @@ from .translator import Translator
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from vlm.captioner import EncodedImage
+    from vlm.encoded_image import EncodedImage
     from vlm.explain.maps import WordMap
 
 SHOWN = 6  # channels of a vector

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.app.page import HEAT_SIZE, KEPT_SIZE, Page, View, fitted, said
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.images.frame import pixel_steps
 

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from gradio_client.utils import is_http_url_like
 
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.errors import UserError
 

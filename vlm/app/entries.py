@@ -9,7 +9,7 @@ import numpy as np
 
 from vlm.answers import Answer
 from vlm.app.page import KEPT_SIZE, Page, View, finishing, said, sentence
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.errors import UserError
 from vlm.explain.regions import RegionError, filled

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlm.answers import Answer, Word
 from vlm.boxes import Place
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.explain.maps import WordMap
 from vlm.images import ImageError

@@ -30,7 +30,7 @@ from vlm.errors import how_to_install
 from vlm.options import ANSWER, Precision, choose
 
 if TYPE_CHECKING:
-    from vlm.captioner import EncodedImage
+    from vlm.encoded_image import EncodedImage
     from vlm.explain.paint import Style
 
 REGION = "LEFT,TOP,RIGHT,BOTTOM"

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from vlm.answers import Answer
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine, Job
 from vlm.errors import UserError
 from vlm.prompts import text_ids

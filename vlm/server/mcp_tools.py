@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from vlm import __version__
 from vlm.answers import Answer
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.errors import UserError
 from vlm.explain.maps import WordMap

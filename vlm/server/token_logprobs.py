@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.tokenizer import Tokenizer
 
 

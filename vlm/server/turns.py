@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine, Job
 from vlm.images import load_image
 

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from vlm.captioner import Captioner, EncodedImage
+from vlm.captioner import Captioner
+from vlm.encoded_image import EncodedImage
 from vlm.prompts import caption_prompt, text_ids
 
 from ...data.report import Report

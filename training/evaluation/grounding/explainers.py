@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm.captioner import EncodedImage
+from vlm.encoded_image import EncodedImage
 from vlm.explain.maps import METHODS
 
 Explainer = Callable[[EncodedImage, Sequence[int], str | None], list[np.ndarray]]

@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from vlm.captioner import BATCH, Captioner, EncodedImage, synchronise
+from vlm.captioner import BATCH, Captioner, synchronise
+from vlm.encoded_image import EncodedImage
 from vlm.images import ImageError
 from vlm.prompts import text_ids
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from vlm.captioner import Captioner, EncodedImage
+from vlm.captioner import Captioner
+from vlm.encoded_image import EncodedImage
 from vlm.model.model import VisionLanguageModel
 from vlm.prompts import text_ids
 
