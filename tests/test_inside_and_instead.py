@@ -90,7 +90,8 @@ def test_a_heads_weights_are_the_softmax_of_its_scores_and_the_map_of_the_word(i
             torch.testing.assert_close(seen.weights.flatten(), expected)
     if question is None and len(answer.ids) == 1:
         torch.testing.assert_close(
-            answer.maps(layer=1, head=2)[0].weights, answer.inside(0, 1, 2).weights
+            answer.maps(layer=1, head=2, method="attention")[0].weights,
+            answer.inside(0, 1, 2).weights,
         )
 
 

@@ -61,7 +61,8 @@ def test_broken_images_are_named_and_too_many_stop(run, tmp_path):
     result = run("shards", source, tmp_path / "out", "--split", "all", "--broken", 0.2)
     assert result.exit_code == 0, result.output
     assert "9 good, 1 skipped" in result.output
-    assert "4.png" in result.output
+    # A long path is broken over lines.
+    assert "4.png" in result.output.replace("\n", "")
     result = run("shards", source, tmp_path / "none", "--split", "all")
     assert result.exit_code == 2
     assert not list((tmp_path / "none").iterdir())
