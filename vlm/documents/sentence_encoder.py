@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,20 @@ class SentenceEncoder:
             real = torch.arange(padded.shape[1]) < torch.tensor([len(own) for own in ids])[:, None]
             vectors[rows] = self._network(padded, real).numpy()
         return vectors
+
+
+class SharedEncoder:
+    """A SentenceEncoder for all indexes of a process, loaded when it is first needed; see `Index.open`."""
+
+    space = MINILM
+
+    @cached_property
+    def _encoder(self) -> SentenceEncoder:
+        return SentenceEncoder()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """See `SentenceEncoder.encode`. Raises UserError where the package is missing."""
+        return self._encoder.encode(texts)
 
 
 class _Network(nn.Module):

@@ -14,10 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from vlm.answers import Answer
+from vlm.citations import sources
+from vlm.documents.sentence_encoder import SharedEncoder
 from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine, Job
 from vlm.errors import UserError
 from vlm.prompts import text_ids
+from vlm.server.chat_documents import beside_documents
 from vlm.server.chat_request import ChatRequest, read_request
 from vlm.server.door import too_long
 from vlm.server.measures import Measures
@@ -42,6 +45,7 @@ class Chat:
         self.settings = settings
         self.media = media
         self.measures = measures
+        self.encoder = SharedEncoder()
 
     async def complete(self, request: Request) -> Response:
         """What is wrong with a request is said by a status; a stream that has begun can only say it in an event."""
@@ -55,6 +59,13 @@ class Chat:
         self.engine.captioner.prompt(asked.question)
         data = await self.media.read(asked.image_url)
         image = await encoded(self.engine, owner, data, self.settings.max_pixels)
+        if (question := asked.question) is not None and asked.documents:
+            alone = image
+            image = await in_turn(
+                self.engine,
+                owner,
+                lambda: beside_documents(alone, asked.documents, question, self.encoder),
+            )
         reply = Reply(self.engine, owner, image, asked, self.settings.model)
         job = reply.search()
         if not asked.stream:
@@ -143,7 +154,8 @@ class Reply:
         """
         yield self._chunk(0, {"role": "assistant", "content": ""})
         shown = ""
-        if self.asked.tops is None:
+        # Beside documents an answer is spelled as they spell it, which is known at its end.
+        if self.asked.tops is None and not self.image.passages:
             async for text in _growing(job):
                 yield self._chunk(0, {"content": text[len(shown) :]})
                 shown = text
@@ -223,6 +235,10 @@ class Reply:
             ],
             "ignored": list(self.asked.ignored),
         }
+        if self.image.passages:
+            found = await self._turn(lambda: answer.evidence)
+            assert found is not None
+            said |= {"citation": answer.citation, "sources": sources(found)}
         if self.asked.image_effect:
             effect = await self._turn(lambda: answer.image_effect)
             said["image_effect"] = vars(effect)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from vlm.explain.maps import find_method
 from vlm.follow_ups import Turn, follow_up
 from vlm.options import ANSWER, CAPTION, Options, choose
+from vlm.server.chat_documents import Document, check_size
 from vlm.server.refusals import Refusal
 from vlm.typed import Count, FieldError, Limit, build
 
@@ -43,13 +44,14 @@ class Extension:
 
     `task` says whether a text is a question or an instruction to describe, where the server would guess wrong. `maps`
     is the method of the maps to send; `image_effect` asks how much likelier the image made each word; `search` has
-    fields of `vlm.Options`.
+    fields of `vlm.Options`; a question is also answered from the `documents`.
     """
 
     task: Literal["caption", "answer"] | None = None
     maps: str | None = None
     image_effect: bool = False
     search: dict[str, Any] = field(default_factory=dict)
+    documents: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class ChatRequest:
     tops: int | None
     maps: str | None
     image_effect: bool
+    documents: tuple[Document, ...]
     ignored: tuple[str, ...]
 
 
@@ -185,6 +188,11 @@ def read_request(body: bytes, model: str) -> ChatRequest:
         if put != question:  # that is what the earlier turns were looked at for
             ignored = tuple(name for name in ignored if name != EARLIER_TURNS)
         question = put
+    check_size(extension.documents)
+    if extension.documents and question is None:
+        raise RequestError(
+            "vlm.documents go with a question; ask one, or leave them out for a caption"
+        )
     stream_options = asked.stream_options or StreamOptions()
     wants_tops = asked.logprobs or False
     if asked.top_logprobs is not None and not wants_tops:
@@ -199,6 +207,7 @@ def read_request(body: bytes, model: str) -> ChatRequest:
         (asked.top_logprobs or 0) if wants_tops else None,
         extension.maps,
         extension.image_effect,
+        extension.documents,
         ignored,
     )
 
