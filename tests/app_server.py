@@ -77,7 +77,7 @@ def is_foreign(url: str) -> bool:
 
 
 def choose_file(page: Page, path: Path) -> None:
-    page.locator("input[type=file]").set_input_files(path)
+    page.locator("input.file").set_input_files(path)
 
 
 def assert_captioned(page: Page, caption: Answer) -> None:

@@ -460,7 +460,7 @@ def test_the_language_can_be_chosen_and_captions_stay_english(alone: Page, capti
     ask(alone, QUESTION)
     alone.get_by_role("button", name="More").click()
     alone.locator(".language").select_option("de")
-    expect(alone.locator(".reading h2")).to_have_text("Beschreibung")
+    expect(alone.locator(".reading > .heading h2")).to_have_text("Beschreibung")
     assert_captioned(alone, caption)
     assert alone.locator(".caption").get_attribute("lang") == "en"
     assert alone.locator(".english").inner_text() == "Das Modell liest und schreibt Englisch."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 # Types alone: what renders answers must not wait for torch.
 if TYPE_CHECKING:
@@ -13,15 +13,19 @@ NOT_THERE = "not in the documents"
 """What a model answers where neither the photo nor a passage has it."""
 
 
+def ground_of(text: str, found: Evidence) -> Literal["passage", "photo", "nothing", "not there"]:
+    """What an answer rests on; "not there" where the model says itself that it rests on nothing."""
+    return "not there" if text.lower() == NOT_THERE else found.ground
+
+
 def cited(text: str, found: Evidence) -> str:
     """What an answer rests on, in words."""
-    if text.lower() == NOT_THERE:
-        return NOT_THERE
-    if found.cited is not None:
+    ground = ground_of(text, found)
+    if ground == "passage":
+        assert found.cited is not None
         return f"stands in {place_of(found.passages[found.cited])}"
-    return (
-        "from the photo" if found.ground == "photo" else "from neither the photo nor the documents"
-    )
+    words = {"photo": "from the photo", "nothing": "from neither the photo nor the documents"}
+    return words.get(ground, NOT_THERE)
 
 
 def sources(found: Evidence) -> list[dict[str, Any]]:

@@ -68,6 +68,7 @@ function showPhoto({ turn, file, name, width, height }) {
   fetched.clear();
   stopPlaying();
   photo.src = fromHere(file.url);
+  bringWaiting();
   photo.alt = name;
   picture.style.setProperty("--ratio", width / height);
   find(".answers").replaceChildren();
@@ -121,8 +122,13 @@ async function send(file) {
   }
 }
 
+/** Documents go to the shelf, where there is one, and the first of all else is the photo. */
 function sendFirst(files) {
-  if (files.length) send(files[0]);
+  const documents = [...files].filter(isDocument);
+  const photos = [...files].filter((file) => !isDocument(file));
+  if (photos.length) send(photos[0]);
+  if (documents.length) bring(documents);
+  else if (photos.length) return;
   else showMessage(say("not a file"));
 }
 
@@ -192,6 +198,7 @@ function retell() {
   fillChoices();
   showMode();
   setBusy(busy);
+  showShelf(shelved);
   if (!props.value.photo) return;
   entriesShown = 0;
   find(".answers").replaceChildren();

@@ -27,6 +27,8 @@ from vlm.app.folder_compare import agree, stop_agreeing
 from vlm.app.folder_tab import FolderPage, folder_tab
 from vlm.app.lookups import look_up, offered
 from vlm.app.page import Page, Superseded, View, answer, describe, sentence, stop
+from vlm.app.shelf import KINDS, change_shelf
+from vlm.documents.sentence_encoder import SharedEncoder
 from vlm.engine import Cancelled, Engine
 from vlm.errors import UserError
 from vlm.explain.overlay import LEAST_PEAK
@@ -42,13 +44,15 @@ SCRIPTS = (
     "words.js",
     "place.js",
     "places.js",
+    "cited.js",
     "talk.js",
     "panels.js",
     "save.js",
     "camera.js",
+    "shelf.js",
     "component.js",
 )
-STYLES = ("component.css", "panels.css")
+STYLES = ("component.css", "panels.css", "shelf.css")
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
     """
     engines = {"": engine, **(others or {})}
     examples = example_photos()
+    encoder = SharedEncoder()
     pages: WeakValueDictionary[str | None, Page] = WeakValueDictionary()  # by session
     folders: WeakValueDictionary[str | None, FolderPage] = WeakValueDictionary()
     by_key: WeakValueDictionary[str, Page] = WeakValueDictionary()
@@ -87,6 +92,10 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
     def look(asked: dict[str, Any]) -> View:
         """Look something up for the page that knows the key; see `vlm.app.lookups`."""
         return _replied(by_key, asked, lambda page: look_up(engine, page, asked))
+
+    def shelve(asked: dict[str, Any]) -> View:
+        """Change what is on the shelf of the page that knows the key; see `vlm.app.shelf`."""
+        return _replied(by_key, asked, lambda page: change_shelf(page.shelf, asked, encoder))
 
     def compare(asked: dict[str, Any]) -> View:
         """Say by two models or settings what is in the photo of the page that knows the key."""
@@ -121,8 +130,9 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 css_template=_joined(STYLES),
                 js_on_load=_joined(SCRIPTS),
                 apply_default_css=False,
-                server_functions=[look],
+                server_functions=[look, shelve],
                 strings=texts,
+                documentKinds=_document_kinds(engine),
                 methods=offered([engine]),
                 heads=_heads(engine),
                 tellsVerdicts=engine.captioner.model.config.verdict is not None,
@@ -253,6 +263,11 @@ def _heads(engine: Engine) -> dict[str, Any]:
         "heads": config.heads,
         "alignment": config.alignment_heads,
     }
+
+
+def _document_kinds(engine: Engine) -> list[str]:
+    """How the names of documents end that can stand beside a photo; none where the model reads none."""
+    return list(KINDS) if engine.captioner.reads_documents else []
 
 
 def _thumbnail(path: Path) -> str:

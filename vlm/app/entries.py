@@ -105,7 +105,7 @@ def part_of(
     picture = whole.picture
     for box in _runs(hidden, whole.frame.box):
         picture = filled(picture, whole.frame, image.captioner.preprocess, box, inside=False)
-    return image.captioner.encode(picture).shrunk(KEPT_SIZE)
+    return image.captioner.encode(picture).shrunk(KEPT_SIZE).beside(image.passages)
 
 
 def _runs(hidden: np.ndarray, frame: tuple[float, float, float, float]) -> Iterator[list[float]]:

@@ -18,13 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from vlm.answers import Answer, Word
+from vlm.app.cited import evidence_view
+from vlm.app.shelf import Shelf
 from vlm.boxes import Place
 from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
+from vlm.errors import UserError
 from vlm.explain.maps import WordMap
 from vlm.images import ImageError
 from vlm.images.frame import pixel_steps
-from vlm.prompts import QuestionError
 
 DISPLAY_SIZE = 1280  # pixels of the longer side of the copy that the browser shows
 HEAT_SIZE = 320  # and of the heatmaps that the page draws: more than twice the patches of any encoder's side
@@ -56,6 +58,7 @@ class Page:
         self.caption: View | None = None
         self.answers: list[View] = []
         self.texts: dict[int, Answer] = {}
+        self.shelf = Shelf()
         self.lock = threading.Lock()
 
     def begin(self, turn: int, engine: Engine) -> None:
@@ -188,19 +191,31 @@ def stop(engine: Engine, page: Page, turn: int) -> Iterator[View]:
 
 
 def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[View]:
-    """Ask about the page's photo; the last view has the answer, or the message why there is none.
+    """Ask about the page's photo and the documents on its shelf.
+
+    The last view has the answer, or the message why there is none.
 
     Raises Superseded or Cancelled as soon as the user asks for something else.
     """
     page.begin(turn, engine)
     yield page.view(turn, busy="answering")
-    if page.image is None:
+    image, index = page.image, page.shelf.index
+    if image is None:
         yield page.view(turn, message="no photo")
         return
     try:
+        if index is not None and len(index):
+            engine.captioner.prompt(question)  # what is wrong with it is told before the search
+            with page.at(turn):
+                searching = engine.call(page, lambda: image.look_up(index, question))
+            for before in engine.line(searching):
+                yield page.view(turn, busy="searching", before=before)
+            beside = searching.result()
+        else:
+            beside = image
         with page.at(turn):
-            asking = engine.ask(page, page.image, question)
-    except QuestionError as error:
+            asking = engine.ask(page, beside, question)
+    except UserError as error:
         yield page.view(turn, message=sentence(str(error)))
         return
     for before in engine.line(asking):
@@ -214,15 +229,16 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
 
 
 def finishing(engine: Engine, page: Page, answer: Answer, turn: int) -> Iterator[View]:
-    """A text with its maps, and then with what the image did for its words, too; `page` keeps it.
+    """A text with its maps and its `evidence`, and then with what the image did for its words, too; `page` keeps it.
 
     Raises Superseded or Cancelled as soon as the user asks for something else.
     """
     with page.at(turn):
         number = page.keep(answer)
-        looking = engine.call(page, answer.maps)
+        looking = engine.call(page, lambda: (answer.maps(), evidence_view(answer)))
         weighing = engine.call(page, lambda: answer.image_effect)
-    shown = said(number, answer, looking.result())
+    maps, rests_on = looking.result()
+    shown = {**said(number, answer, maps), "evidence": rests_on}
     yield shown
     effect = weighing.result()
     words = [

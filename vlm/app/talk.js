@@ -65,7 +65,7 @@ const entryOf = {
     const said = wordsBox("answer", "words of the answer", text, "words");
     if (!text.text) said.textContent = say("no answer");
     drawPlaces(text.places);
-    return [asked, verdictLine(text), said, placesList(text.places), bars(text.candidates)];
+    return [asked, verdictLine(text), said, ...evidenceNodes(text), placesList(text.places), bars(text.candidates)];
   },
   check({ text }) {
     const asked = questionOf(text);
@@ -145,7 +145,8 @@ function showEntries(entries) {
     question.value = "";
     const { text } = entry;
     const line = say("spoken answer", { text: text.text, percent: percent(text.confidence) });
-    spokenAnswer.textContent = spoken(line, text.judgement);
+    const rest = text.evidence ? ` ${citationOf(text.evidence)}` : "";
+    spokenAnswer.textContent = spoken(line, text.judgement) + rest;
     if (entry.kind === "answer") pinned = item.querySelector(".answer button") ?? item.querySelector("button");
     foil = null;
   });
