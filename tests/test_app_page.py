@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from vlm.app.component import build, example_photos
+from vlm.app.entries import check
 from vlm.app.page import (
     DISPLAY_SIZE,
     KEPT_SIZE,
@@ -132,6 +133,21 @@ def test_a_question_that_cannot_be_asked_leaves_the_page_as_it_was(
 def test_a_question_needs_a_photo(engine: Engine) -> None:
     *_, view = answer(engine, Tab(), "is there a dog?", 1)
     assert view["message"] == "no photo"
+
+
+def test_a_pronoun_stands_for_what_the_question_before_was_about(engine: Engine) -> None:
+    tab = described(engine, DOG)
+    list(answer(engine, tab, "is there a dog?", 2))
+    list(check(engine, tab, "no", "is there a dog?", 3))
+    *_, view = answer(engine, tab, "is it black?", 4)
+    first, _, latest = view["answers"]
+    assert texts(latest["text"]["question"]) == ["is", "the", "dog", "black", "?"]
+    assert latest["typed"] == "is it black?"
+    assert first["typed"] is None
+    # Another photo begins another conversation.
+    described(engine, HORSES, tab)
+    *_, view = answer(engine, tab, "is it black?", tab.turn + 1)
+    assert texts(view["answers"][0]["text"]["question"]) == ["is", "it", "black", "?"]
 
 
 def test_a_file_that_is_no_photo_leaves_the_page_as_it_was(engine: Engine, tmp_path: Path) -> None:

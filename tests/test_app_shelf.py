@@ -86,11 +86,11 @@ def test_none_but_uploaded_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words", "expected"),
     [
-        ("The Cat.", [("the", 1.0), ("cat.", 0.5)], [("The", 1), (" ", 0), ("Cat.", 0.5)]),
-        ("a dog, a cat", [("a", 0.2), ("cat", 0.4)], [("a dog, ", 0), ("a", 0.5), (" ", 0), ("cat", 1)]),
-        ("no words", [], [("no words", 0)]),
-        ("other", [("word", 1.0)], [("other", 0)]),
-        ("İ a dog", [("dog", 0.0)], [("İ a ", 0), ("dog", 0)]),
+        ("The Cat.", [("the", 1.0), ("cat.", 0.5)], [("The", 1), (" ", None), ("Cat.", 0.5)]),
+        ("a dog, a cat", [("a", 0.2), ("cat", 0.4)], [("a dog, ", None), ("a", 0.5), (" ", None), ("cat", 1)]),
+        ("no words", [], [("no words", None)]),
+        ("other", [("word", 1.0)], [("other", None)]),
+        ("İ a dog", [("dog", 0.0)], [("İ a ", None), ("dog", 0)]),
     ],
 )  # fmt: skip
 def test_pieces_are_the_whole_text(text: str, words: list, expected: list) -> None:

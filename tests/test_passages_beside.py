@@ -203,11 +203,18 @@ def test_a_passage_of_several_parts_is_weighed_as_it_was_read(image: EncodedImag
 def test_the_first_that_fit_do_fit(tiny: Captioner, most: int):
     texts = [f"number {n} is a red sofa beside a bicycle" for n in range(10)]
     passages = [Passage(text, "a", None, 0, len(text)) for text in texts]
-    for length in range(6, 16):
+    for length in range(10, 18):
         config = DocumentsConfig(length=length, most=most)
         kept = first_that_fit(passages, tiny.tokenizer, config)
-        if len(kept) > 1:
-            assert fitting(kept, tiny.tokenizer, config)
+        assert fitting(kept, tiny.tokenizer, config)
+
+
+def test_a_passage_that_is_too_long_by_itself_does_not_keep_others_out(tiny: Captioner):
+    config = DocumentsConfig(length=12, most=2)
+    long, short = (Passage(text, "a", None, 0, len(text)) for text in ("dog " * 40, "a dog"))
+    assert first_that_fit([long, short], tiny.tokenizer, config) == [short]
+    with pytest.raises(DocumentsError, match="longer than the 2 times 12 tokens"):
+        first_that_fit([long], tiny.tokenizer, config)
 
 
 @pytest.mark.parametrize(

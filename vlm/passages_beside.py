@@ -41,14 +41,25 @@ def as_passages(documents: Sequence[str | Passage]) -> list[Passage]:
 def first_that_fit(
     passages: Sequence[Passage], tokenizer: Tokenizer, config: DocumentsConfig
 ) -> list[Passage]:
-    """As many of the first passages as a model reads at once, at least one."""
+    """As many of the first passages as a model reads at once, but for those that are too long by themselves.
+
+    Raises DocumentsError where all of them are.
+    """
     kept: list[Passage] = []
     parts = 0
     for passage in passages:
-        parts += len(_parts(passage, tokenizer, config.length))
-        if kept and parts > config.most:
+        own = len(_parts(passage, tokenizer, config.length))
+        if own > config.most:
+            continue
+        parts += own
+        if parts > config.most:
             break
         kept.append(passage)
+    if passages and not kept:
+        raise DocumentsError(
+            f"each passage that was found is longer than the {config.most} times {config.length} tokens that this "
+            "model reads at once; give documents of shorter sentences"
+        )
     return kept
 
 

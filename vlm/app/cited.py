@@ -29,23 +29,24 @@ def evidence_view(answer: Answer) -> dict[str, Any] | None:
     return {"ground": ground, "cited": None if cited is None else cited + 1, "sources": shown}
 
 
-def pieces(text: str, words: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+def pieces(text: str, words: Sequence[tuple[str, float]]) -> list[tuple[str, float | None]]:
     """A text in parts, each with its light in 0..1: of the words that it has in this order, 1 for the largest share.
 
-    A model may read a text in small letters, or a part of it alone; what it has not read has no light.
+    A model may read a text in small letters, or a part of it alone; what it has not read has None.
     """
     most = max((share for _, share in words), default=0.0) or 1.0
     in_a_row = re.search(r"\s*".join(re.escape(word) for word, _ in words), text, re.IGNORECASE)
     at = in_a_row.start() if in_a_row else 0
-    parts, end = [], 0
+    parts: list[tuple[str, float | None]] = []
+    end = 0
     for word, share in words:
         match = re.compile(re.escape(word), re.IGNORECASE).search(text, at)
         if match is None:
             continue
         if match.start() > end:
-            parts.append((text[end : match.start()], 0.0))
+            parts.append((text[end : match.start()], None))
         parts.append((match.group(), round(share / most, 3)))
         at = end = match.end()
     if end < len(text):
-        parts.append((text[end:], 0.0))
+        parts.append((text[end:], None))
     return parts

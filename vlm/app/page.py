@@ -25,6 +25,7 @@ from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.errors import UserError
 from vlm.explain.maps import WordMap
+from vlm.follow_ups import Turn, follow_up
 from vlm.images import ImageError
 from vlm.images.frame import pixel_steps
 
@@ -120,6 +121,12 @@ class Page:
         self.texts = {}
         return small
 
+    @property
+    def turns(self) -> list[Turn]:
+        """The questions that were asked of the photo, in order, each with its answer."""
+        answers = [self.texts[e["text"]["id"]] for e in self.answers if e["kind"] == "answer"]
+        return [Turn(own.question, own.text) for own in answers if own.question is not None]
+
     def keep(self, answer: Answer) -> int:
         """Number a text that was said of the photo."""
         number = len(self.texts)
@@ -193,13 +200,16 @@ def stop(engine: Engine, page: Page, turn: int) -> Iterator[View]:
 def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[View]:
     """Ask about the page's photo and the documents on its shelf.
 
-    The last view has the answer, or the message why there is none.
+    The last view has the answer, or the message why there is none. A pronoun that stands for what an earlier question
+    was about is put into words first; the entry then has the question as it was `typed`.
 
     Raises Superseded or Cancelled as soon as the user asks for something else.
     """
     page.begin(turn, engine)
     yield page.view(turn, busy="answering")
-    image, index = page.image, page.shelf.index
+    with page.at(turn):
+        typed, question = question, follow_up(question, page.turns)
+        image, index = page.image, page.shelf.index
     if image is None:
         yield page.view(turn, message="no photo")
         return
@@ -222,9 +232,10 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
         yield page.view(turn, busy="answering", before=before)
     found = asking.result()
     place = len(page.answers)
+    entry = {"kind": "answer", "typed": None if typed == question else typed}
     for shown in finishing(engine, page, found, turn):
         with page.at(turn):
-            page.answers[place:] = [{"kind": "answer", "text": shown}]
+            page.answers[place:] = [{**entry, "text": shown}]
         yield page.view(turn)
 
 

@@ -60,12 +60,14 @@ function verdictLine(text) {
 }
 
 const entryOf = {
-  answer({ text }) {
+  answer({ text, typed }) {
     const asked = wordsBox("question", "words of the question", text, "question");
     const said = wordsBox("answer", "words of the answer", text, "words");
     if (!text.text) said.textContent = say("no answer");
     drawPlaces(text.places);
-    return [asked, verdictLine(text), said, ...evidenceNodes(text), placesList(text.places), bars(text.candidates)];
+    const note = typed === null ? [] : [make("p", say("typed", { question: typed }), { class: "note" })];
+    const rest = [placesList(text.places), bars(text.candidates), ...sourceNodes(text)];
+    return [asked, ...note, verdictLine(text), said, ...citationNodes(text), ...rest];
   },
   check({ text }) {
     const asked = questionOf(text);

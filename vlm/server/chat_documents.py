@@ -59,7 +59,7 @@ def beside_documents(
     passages = [passage for own in cut_up.values() for passage in own]
     if not passages:
         raise DocumentsError("vlm.documents have no word that can be read; send texts")
-    if len(first_that_fit(passages, captioner.tokenizer, config)) == len(passages):
+    if first_that_fit(passages, captioner.tokenizer, config) == passages:
         return image.beside(passages)
     try:
         from vlm.documents.index import Index
