@@ -1,8 +1,8 @@
 """A corpus to search: passages of invented facts about invented places, and questions that each one passage answers.
 
 No fact is true, so none is known by heart. A place has many things and a thing has several passages with other facts,
-all said in the same few ways: a question is met by distractors that share its place, its thing or what it asks for. It
-asks in other words than the passage has.
+all said in the same few ways: a question meets distractors that share its place, its thing or what it asks for. What it
+asks for is said in other words than the passage has, and the thing by the same word, or by another.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ _SYLLABLES = (
 
 
 class Question(NamedTuple):
-    """What is asked, and the one sentence that answers it."""
+    """What is asked, by the passage's name of the thing and by another, and the one sentence that answers it."""
 
-    text: str
+    named: str
+    in_other_words: str
     answer: str
 
 
@@ -95,7 +96,8 @@ def planted(count: int, seed: int = 0) -> Iterator[Planted]:
         facts = [way.format(t=said, v=value) for (way, _), value in zip(ways, values)]
         text = " ".join(draw.sample([*facts, *draw.sample(_PADDING, 2)], 4))
         chosen = draw.randrange(2)
-        yield Planted(text, Question(ways[chosen][1].format(t=asked), facts[chosen]))
+        named, in_other_words = (ways[chosen][1].format(t=name) for name in (said, asked))
+        yield Planted(text, Question(named, in_other_words, facts[chosen]))
 
 
 def write_corpus(folder: Path, count: int, seed: int = 0) -> list[Question]:

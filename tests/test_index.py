@@ -258,7 +258,7 @@ def test_no_index_where_none_is_made(tmp_path):
 
 def test_ranks_are_fused():
     assert [item for item, _ in fused([[1, 2, 3], [3, 1]])] == [1, 3, 2]
-    assert fused([[5]]) == [(5, 1 / 61)]
+    assert fused([[5]]) == [(5, 1 / 11)]
     assert fused([[], []]) == []
 
 

@@ -117,7 +117,7 @@ class Index:
         if not create and not os.path.exists(path):
             raise DocumentError(f"there is no index {path}; vlm index add makes one")
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-        with _told(path):
+        with told_by_sqlite(path):
             database = apsw.Connection(path, flags=flags)
         database.set_busy_timeout(WAIT_MS)
         database.enable_load_extension(True)
@@ -207,18 +207,18 @@ class Index:
         """All sources by name, with their numbers of passages."""
         query = """SELECT name, count(passages.id) FROM sources LEFT JOIN passages ON source = sources.id
                    GROUP BY sources.id ORDER BY name"""
-        with self._lock, _told(self.path):
+        with self._lock, told_by_sqlite(self.path):
             return [SourceInfo(*row) for row in self._database.execute(query)]
 
     def passages(self, source: str) -> list[Passage]:
         """A source's passages, in order."""
         query = "SELECT passages.id FROM passages JOIN sources ON source = sources.id WHERE name = ? ORDER BY 1"
-        with self._lock, _told(self.path):
+        with self._lock, told_by_sqlite(self.path):
             return self._fetch([id for (id,) in self._database.execute(query, (source,))])
 
     def __len__(self) -> int:
         """The number of passages."""
-        with self._lock, _told(self.path):
+        with self._lock, told_by_sqlite(self.path):
             return self._database.execute("SELECT count(*) FROM passages").get
 
     def search(self, text: str, k: int = 8, by: By = "both") -> list[Found]:
@@ -236,7 +236,7 @@ class Index:
         terms = [] if by == "meaning" else telling_words(text)
         by_meaning: list[int] = []
         by_words: list[int] = []
-        with self._lock, _told(self.path), self._database:  # one view of the index
+        with self._lock, told_by_sqlite(self.path), self._database:  # one view of the index
             if vector:
                 likely = min(OVERSAMPLE * count, MOST_FOUND)
                 values = (vector, likely, vector, count)
@@ -265,14 +265,14 @@ class Index:
         """Make the tables of a new file, or see whether those of an old one are what is expected."""
         space = MINILM if self._given is None else self._given.space
         database = self._database
-        with _told(self.path):
+        with told_by_sqlite(self.path):
             database.pragma("journal_mode", "wal")
             database.pragma("synchronous", "normal")
             database.pragma("mmap_size", MAPPED)
             new = not database.execute("SELECT count(*) FROM sqlite_schema").get
         if new:
             self._make(*space)
-        with _told(self.path):
+        with told_by_sqlite(self.path):
             if database.pragma("application_id") != APPLICATION:
                 raise DocumentError(f"{self.path} is a database of another program, and no index")
             if (version := database.pragma("user_version")) != VERSION:
@@ -299,7 +299,7 @@ class Index:
         """A file as it is now, or None if it is what the index has."""
         status = os.stat(name)
         query = "SELECT size, modified_ns, digest FROM sources WHERE name = ?"
-        with self._lock, _told(self.path):
+        with self._lock, told_by_sqlite(self.path):
             known = self._database.execute(query, (name,)).fetchone()
         if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
             report.unchanged.append(name)
@@ -319,7 +319,7 @@ class Index:
     def _drop_missing(self, places: Sequence[str], report: Added) -> None:
         """Forget files that are gone: those given by name, and those below a folder that is there."""
         query = "SELECT name FROM sources WHERE digest NOT NULL"
-        with self._lock, _told(self.path):
+        with self._lock, told_by_sqlite(self.path):
             names = [name for (name,) in self._database.execute(query)]
         folders = tuple(os.path.join(place, "") for place in places if os.path.isdir(place))
         for name in names:
@@ -396,7 +396,7 @@ class Index:
     @contextmanager
     def _change(self) -> Iterator[apsw.Connection]:
         """A transaction that changes the index: all of it, or nothing."""
-        with self._lock, _told(self.path):
+        with self._lock, told_by_sqlite(self.path):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -407,7 +407,7 @@ class Index:
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def told_by_sqlite(path: str) -> Iterator[None]:
     """What SQLite cannot do, as a sentence."""
     try:
         yield
