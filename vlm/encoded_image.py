@@ -35,6 +35,7 @@ from vlm.passages_beside import (
     NO_DOCUMENTS,
     DocumentsError,
     first_that_fit,
+    fitting,
 )
 from vlm.prompts import (
     QuestionError,
@@ -302,17 +303,19 @@ class EncodedImage:
         named = dict.fromkeys(word for words in tags for word in words if word)
         return " ".join([self.caption(beams=1).text, *named])
 
-    def look_up(self, index: Index, question: str) -> EncodedImage:
+    def look_up(self, index: Index, question: str, also: Sequence[Passage] = ()) -> EncodedImage:
         """The same image beside the passages of an index that a question is best answered from, as many as are read.
 
-        What the image shows is looked for, too: its caption and its tags. Raises DocumentsError, see `beside`.
+        What the image shows is looked for, too: its caption and its tags. Passages that stand beside it whatever is
+        found, such as its metadata, are given as `also`. Raises DocumentsError, see `beside`.
         """
         if not self.captioner.reads_documents:
             raise DocumentsError(NO_DOCUMENTS)
         config = self.captioner.model.config.documents
         assert config is not None
         found = index.search(f"{question} {self.alone.shows}", config.most)
-        passages = [one.passage for one in found]
+        passages = [*also, *(one.passage for one in found)]
+        fitting(also, self.captioner.tokenizer, config)  # none of these is left out: it is told
         return self.beside(first_that_fit(passages, self.captioner.tokenizer, config))
 
     def evidence(self, answer: Answer) -> Evidence | None:

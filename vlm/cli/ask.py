@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -30,6 +32,8 @@ from vlm.errors import how_to_install
 from vlm.options import ANSWER, Precision, choose
 
 if TYPE_CHECKING:
+    from vlm.captioner import Captioner
+    from vlm.documents.passages import Passage
     from vlm.encoded_image import EncodedImage
     from vlm.explain.paint import Style
 
@@ -55,21 +59,31 @@ def ask(
             help="Answer also from these: documents, folders of them, or an index of `vlm index`.",
         ),
     ] = None,
+    metadata: Annotated[
+        bool,
+        typer.Option(
+            "--metadata",
+            help="Answer also from what the photo's metadata and names say: place, date, title, people, tags.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     trace: TraceTo = None,
     **search: Any,
 ) -> None:
     """Answer questions about a photo, with the confidence of each answer and its alternatives.
 
-    With --docs also from documents, and each answer with what it rests on.
+    With --docs also from documents, with --metadata from what the photo's file says, and each answer with what it rests
+    on.
     """
     options = given(search)
     choose(ANSWER, options)  # what is wrong is told before a model is loaded
     check(image)
+    told = _metadata(image) if metadata else []
     with trace_file(trace) as file:
         captioner = load(model, device, openvino, precision)
         tracer = tracer_of(file, captioner, model, openvino, precision)
-        for answer in answers(captioner.encode(image), questions, docs or [], options):
+        told = _those_that_fit(captioner, told, beside_documents=bool(docs))
+        for answer in answers(captioner.encode(image), questions, docs or [], options, told):
             if as_json:
                 print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
             else:
@@ -80,11 +94,15 @@ def ask(
 
 
 def answers(
-    image: EncodedImage, questions: list[str], docs: list[str], options: dict[str, Any]
+    image: EncodedImage,
+    questions: list[str],
+    docs: list[str],
+    options: dict[str, Any],
+    also: Sequence[Passage] = (),
 ) -> Iterator[Answer]:
-    """Answers about an image, with `docs` also from the passages there that fit each question best."""
+    """Answers about an image and the passages `also`, with `docs` from those there, too, that fit a question best."""
     if not docs:
-        yield from image.ask_all(questions, **options)
+        yield from image.beside(also).ask_all(questions, **options)
         return
     try:
         from vlm.documents.consult import consulted
@@ -94,7 +112,40 @@ def answers(
         for problem in [*added.problems, *[str(added.left_out)] * bool(added.left_out)]:
             print(problem, file=sys.stderr)
         for question in questions:
-            yield image.look_up(index, question).ask(question, **options)
+            yield image.look_up(index, question, also).ask(question, **options)
+
+
+def _metadata(image: Path) -> list[Passage]:
+    """What the photo's metadata says; what of it cannot be read is told."""
+    from vlm.folder.metadata_passages import read_metadata
+
+    found = read_metadata(image)
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
+    return found.passages
+
+
+def _those_that_fit(
+    captioner: Captioner, told: list[Passage], beside_documents: bool
+) -> list[Passage]:
+    """As much of the metadata as the model reads at once, beside documents half of it; what is left out is told."""
+    config = captioner.model.config.documents
+    if config is None or not told:
+        return told
+    from vlm.passages_beside import DocumentsError, fitting
+
+    room = replace(config, most=max(config.most // 2, 1)) if beside_documents else config
+    kept: list[Passage] = []
+    for passage in told:
+        with suppress(DocumentsError):  # they are more than the model reads
+            fitting([*kept, passage], captioner.tokenizer, room)
+            kept.append(passage)
+    if left := [passage.source for passage in told if passage not in kept]:
+        print(
+            f"the model reads {config.most} passages at once; left out: {', '.join(dict.fromkeys(left))}",
+            file=sys.stderr,
+        )
+    return kept
 
 
 def explain(

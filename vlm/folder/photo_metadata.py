@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vlm import __version__
 from vlm.errors import UserError, how_to_install
 from vlm.folder.beside import write_whole
@@ -59,7 +61,7 @@ def check_installed() -> None:
         import pyexiv2  # noqa: F401
     except ImportError:
         raise MetadataError(
-            f"XMP is written with the package pyexiv2; {how_to_install('metadata')}"
+            f"photos' metadata needs the package pyexiv2; {how_to_install('metadata')}"
         ) from None
 
 
@@ -68,8 +70,8 @@ def missing(photo: str, place: Place) -> tuple[str, ...]:
 
     Raises MetadataError where a sidecar cannot be read.
     """
-    embedded = _read_photo(photo)
-    beside = _read_sidecar(sidecar(photo)) if place is Place.sidecar else {}
+    embedded = read_embedded(photo, [])  # a photo whose metadata cannot be read says nothing
+    beside = read_sidecar(sidecar(photo)) if place is Place.sidecar else {}
     held = {name for part in (embedded, beside) for name in part if _says_something(part[name])}
     if held.intersection(OLDER):
         held.add(DESCRIPTION)
@@ -128,21 +130,54 @@ def _changed(data: bytes, texts: Mapping[str, str], name: str) -> bytes:
         ) from None
 
 
-def _read_photo(photo: str) -> dict[str, Any]:
-    """What a photo's own metadata says, as far as exiv2 can read files of its kind."""
+def read_embedded(photo: str, problems: list[str]) -> dict[str, Any]:
+    """What a photo's own metadata says, EXIF, IPTC and XMP, by exiv2's names of its parts.
+
+    What cannot be read is a sentence in `problems`, and leaves the rest.
+    """
     import pyexiv2
 
     pyexiv2.set_log_level(4)
     found: dict[str, Any] = {}
-    # A file of a kind without metadata, or a damaged one, says nothing.
-    with suppress(Exception), pyexiv2.ImageData(Path(photo).read_bytes()) as image:
-        for read in (image.read_exif, image.read_iptc, image.read_xmp):
-            with suppress(Exception):
-                found |= read()
+    try:
+        with pyexiv2.ImageData(Path(photo).read_bytes()) as image:
+            reads = {"EXIF": image.read_exif, "IPTC": image.read_iptc, "XMP": image.read_xmp}
+            for kind, read in reads.items():
+                own: dict[str, Any] = {}
+                with suppress(Exception):
+                    own = _decoded(read(encoding="latin-1"))
+                if not own and kind in _kinds_held(photo):
+                    problems.append(f"{photo}: its {kind} metadata is damaged and left out")
+                found |= own
+    except OSError as error:
+        problems.append(f"{photo} cannot be read: {error.strerror or error}")
+    except Exception as error:  # exiv2 raises RuntimeError, and for some files others
+        problems.append(f"{photo}: its metadata cannot be read ({_reason(error)})")
     return found
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def _kinds_held(photo: str) -> set[str]:
+    """Which kinds of metadata a photo has bytes of, whatever these are."""
+    with suppress(Exception), Image.open(photo) as image:
+        return {kind for kind in ("EXIF", "XMP") if image.info.get(kind.lower())}
+    return set()
+
+
+def _decoded(value: Any) -> Any:
+    """Texts of bytes, one a letter, as UTF-8 or, where older programs wrote them, as Windows' Latin letters."""
+    if isinstance(value, dict):
+        return {key: _decoded(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_decoded(own) for own in value]
+    data = str(value).encode("latin-1")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """What a sidecar says, nothing where there is none. Raises MetadataError where it cannot be read."""
     import pyexiv2
 
     pyexiv2.set_log_level(4)
