@@ -14,7 +14,8 @@ import psutil
 import typer
 
 from benchmarks.planted import write_corpus
-from vlm.documents.index import By, Index
+from vlm.documents.index import Index
+from vlm.documents.ranking import By
 from vlm.documents.vectors import MINILM, Space, Vectors
 
 AT = 5  # passages found that count

@@ -42,11 +42,9 @@ from vlm.prompts import (
     instruction,
 )
 
-if (
-    TYPE_CHECKING
-):  # what encodes images is below what they are, and an index needs packages of an extra
+if TYPE_CHECKING:  # what encodes images is below what they are
     from vlm.captioner import Captioner
-    from vlm.documents.index import Index
+    from vlm.documents.ranking import Searchable
 
 
 @dataclass(frozen=True)
@@ -303,7 +301,9 @@ class EncodedImage:
         named = dict.fromkeys(word for words in tags for word in words if word)
         return " ".join([self.caption(beams=1).text, *named])
 
-    def look_up(self, index: Index, question: str, also: Sequence[Passage] = ()) -> EncodedImage:
+    def look_up(
+        self, index: Searchable, question: str, also: Sequence[Passage] = ()
+    ) -> EncodedImage:
         """The same image beside the passages of an index that a question is best answered from, as many as are read.
 
         What the image shows is looked for, too: its caption and its tags. Passages that stand beside it whatever is

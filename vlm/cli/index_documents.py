@@ -12,7 +12,7 @@ from vlm.cli.arguments import AsJson
 from vlm.cli.failures import clear_errors, fail
 
 if TYPE_CHECKING:
-    from vlm.documents.index import By
+    from vlm.documents.ranking import By
 
 app = typer.Typer(
     no_args_is_help=True,

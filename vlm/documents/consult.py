@@ -10,16 +10,29 @@ from pathlib import Path
 
 from vlm.documents.document_files import DocumentError
 from vlm.documents.index import Added, Index
+from vlm.documents.ranking import Searchable
+from vlm.errors import how_to_install
 
+DATABASES = ("postgresql://", "postgres://")
 _SQLITE = b"SQLite format 3\0"
 
 
 @contextmanager
-def consulted(paths: Sequence[str | Path]) -> Iterator[tuple[Index, Added]]:
-    """The index that is the only path, or one of the documents that files, folders and globs stand for, for as long.
+def consulted(paths: Sequence[str | Path]) -> Iterator[tuple[Searchable, Added]]:
+    """The index or database that is the only path, or an index of the documents that paths and globs stand for.
 
-    Also what came of reading them. Raises DocumentError where none of them can be read.
+    It is open for as long. Also what came of reading them. Raises DocumentError where none of them can be read.
     """
+    if len(paths) == 1 and str(paths[0]).startswith(DATABASES):
+        try:
+            from vlm.documents.postgres import PostgresIndex
+        except ImportError:
+            raise DocumentError(
+                f"a database needs the package psycopg; {how_to_install('postgres')}"
+            ) from None
+        with PostgresIndex.open(str(paths[0]), create=False) as database:
+            yield database, Added()
+        return
     if len(paths) == 1 and is_index(paths[0]):
         with Index.open(paths[0], create=False) as index:
             yield index, Added()

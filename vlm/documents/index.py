@@ -14,26 +14,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import apsw
 import sqlite_vec
 
 from vlm.documents.document_files import DocumentError, find_documents, read_document
 from vlm.documents.passages import Passage
-from vlm.documents.ranking import fused, telling_words
+from vlm.documents.ranking import CANDIDATES, By, Found, check_search, fused, telling_words
 from vlm.documents.vectors import MINILM, Encoder
 from vlm.images.files import LeftOut
 
 APPLICATION = 0x766C6D69  # "vlmi", in the file's header
 VERSION = 1
 CHANGE = 256  # passages that one transaction brings, unless a single source has more
-CANDIDATES = 50  # that words and meaning each bring before they are fused
 OVERSAMPLE = (
     3  # times as many by the signs of their vectors, which is quicker, before the nearest of these
 )
 MOST_FOUND = 4096  # sqlite-vec gives no more
-By = Literal["both", "words", "meaning"]
 MAPPED = 1 << 30  # bytes of the file that are read where they lie
 WAIT_MS = 10_000  # for another program's change
 
@@ -60,13 +58,6 @@ _NEAREST = """
     WITH likely AS (SELECT rowid FROM signs WHERE signs MATCH vec_quantize_binary(?) AND k = ?)
     SELECT id FROM passages WHERE id IN likely ORDER BY vec_distance_cosine(vector, ?) LIMIT ?
 """
-
-
-class Found(NamedTuple):
-    """A passage that a search found; `score` is its reciprocal rank fusion, higher is better."""
-
-    passage: Passage
-    score: float
 
 
 class SourceInfo(NamedTuple):
@@ -227,10 +218,7 @@ class Index:
         By words, with Okapi's BM25, by meaning, with the cosine of vectors, or by the fused ranks of both. Raises
         DocumentError for an empty text, and for k outside 1 to MOST_FOUND.
         """
-        if not text.strip():
-            raise DocumentError("there is nothing to search for; give some words")
-        if not 1 <= k <= MOST_FOUND:
-            raise DocumentError(f"k must be from 1 to {MOST_FOUND}, not {k}")
+        check_search(text, k, MOST_FOUND)
         count = max(k, CANDIDATES)
         vector = b"" if by == "words" else self._encoder.encode([text])[0].tobytes()
         terms = [] if by == "meaning" else telling_words(text)

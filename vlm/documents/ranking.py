@@ -1,11 +1,18 @@
-"""Which words of a search to look for, and several rankings as one."""
+"""What a search is and gives: which of its words to look for, and several rankings as one."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import regex
+
+from vlm.documents.document_files import DocumentError
+from vlm.documents.passages import Passage
+
+By = Literal["both", "words", "meaning"]
+CANDIDATES = 50  # that words and meaning each bring before they are fused
 
 SMOOTHING = 10  # the paper has 60, which finds 1 to 6 of a hundred answers less on the planted corpus of benchmarks/
 
@@ -17,6 +24,27 @@ _FREQUENT = """
     the their them there they this to was we were what when where which who whom whose why will with you
 """
 STOP_WORDS = frozenset(_FREQUENT.split())
+
+
+class Found(NamedTuple):
+    """A passage that a search found; `score` is its reciprocal rank fusion, higher is better."""
+
+    passage: Passage
+    score: float
+
+
+class Searchable(Protocol):
+    """What has passages: an index of one's own, or a database."""
+
+    def search(self, text: str, k: int = 8, by: By = "both") -> list[Found]: ...
+
+
+def check_search(text: str, k: int, most: int) -> None:
+    """Raise DocumentError for an empty text, and for k outside 1 to `most`."""
+    if not text.strip():
+        raise DocumentError("there is nothing to search for; give some words")
+    if not 1 <= k <= most:
+        raise DocumentError(f"k must be from 1 to {most}, not {k}")
 
 
 def telling_words(text: str) -> list[str]:
