@@ -100,6 +100,10 @@ def test_each_part_is_a_sentence_with_a_source_of_its_own(plant):
         (gps("54/1 48/1 0/1", "S", "68/1 18/1 0/1", "W"), "Ushuaia, Tierra del Fuego, Argentina"),
         (gps("4078/100", "N", "7397/100", "W"), "Manhattan, New York, United States"),
         (gps("60/1 2334/100", "n", "5/1 192/10", "e"), "Bergen, Vestland, Norway"),
+        (
+            gps("46/1 24/1 4679/100", "S", "168/1 20/1 60/1", "E"),
+            "Richmond, Southland, New Zealand",
+        ),
         ({"Xmp.exif.GPSLatitude": "33,55.2S", "Xmp.exif.GPSLongitude": "18,25,12E"}, "Cape Town"),
     ],
 )

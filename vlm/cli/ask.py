@@ -142,7 +142,7 @@ def _those_that_fit(
             kept.append(passage)
     if left := [passage.source for passage in told if passage not in kept]:
         print(
-            f"the model reads {config.most} passages at once; left out: {', '.join(dict.fromkeys(left))}",
+            f"of the metadata {room.most} passages are read at once; left out: {', '.join(dict.fromkeys(left))}",
             file=sys.stderr,
         )
     return kept

@@ -81,6 +81,6 @@ def _angle(parts: list[Fraction], sign: str, signs: str, most: int) -> float:
     if not sign or sign not in signs:
         raise ValueError(f"the {kind} does not say whether it is {' or '.join(signs)}")
     degrees = float(sum(part / 60**power for power, part in enumerate(parts)))
-    if degrees > most or any(part < 0 for part in parts) or any(part >= 60 for part in parts[1:]):
+    if degrees > most or any(part < 0 for part in parts) or any(part > 60 for part in parts[1:]):
         raise ValueError(f"the {kind} lies outside the globe")
     return -degrees if sign == signs[1] else degrees
