@@ -9,12 +9,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from vlm.answers import Answer
     from vlm.captioner import Captioner
+    from vlm.documents_alone import ask_documents
     from vlm.encoded_image import EncodedImage
     from vlm.images import ImageError
     from vlm.loading import load
     from vlm.options import Options
 
-__all__ = ["Answer", "Captioner", "EncodedImage", "ImageError", "Options", "load"]
+__all__ = ["Answer", "Captioner", "EncodedImage", "ImageError", "Options", "ask_documents", "load"]
 
 _HOMES = {
     "Answer": "vlm.answers",
@@ -22,6 +23,7 @@ _HOMES = {
     "EncodedImage": "vlm.encoded_image",
     "ImageError": "vlm.images",
     "Options": "vlm.options",
+    "ask_documents": "vlm.documents_alone",
     "load": "vlm.loading",
 }
 

@@ -26,6 +26,7 @@ from vlm.fields import fields_of
 from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, ImageError, ImageSource, Photo, read_photo
 from vlm.images.header import with_header
+from vlm.images.photo import Entered
 from vlm.model.decoder import Projected
 from vlm.model.grounding import passage_ids
 from vlm.model.memory import Memory, below_header, image_memory
@@ -79,6 +80,14 @@ class Captioner:
             patches = torch.zeros_like(patches) if mean is None else mean[None].to(patches.dtype)
             memory = self.model.remember(patches, grid)
             return memory, self.model.project(memory)
+
+    @cached_property
+    def without_photo(self) -> EncodedImage:
+        """What questions about documents alone are asked of: the mean image, which a photo's effect is judged by."""
+        picture = Image.new("RGB", self.preprocess.size[::-1], "gray")
+        seen, frame = self.preprocess.view(picture)
+        photo = Photo(seen, frame, lambda: picture, Entered(None, (0, 0), 0.0))
+        return EncodedImage(self, photo, *self.blind, 0.0, whole=False, blank=True)
 
     @torch.inference_mode()
     def beside(self, image: EncodedImage, documents: Sequence[str | Passage]) -> EncodedImage:
@@ -334,7 +343,7 @@ class Captioner:
         fitted, likeness = self.model.config.verdict, self.model.likeness
         if fitted is None or likeness is None:
             return None
-        photo = likeness(image.memory).item() >= fitted.photo
+        photo = image.blank or likeness(image.memory).item() >= fitted.photo
         if answering:
             return Judgement(confidence, fitted.sure_answer, fitted.guess_answer, photo)
         likely = math.exp(sum(logprobs) / len(logprobs))

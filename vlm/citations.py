@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 NOT_THERE = "not in the documents"
 """What a model answers where neither the photo nor a passage has it."""
 
+FROM_NOTHING = "not from the documents"
+"""What an answer to a question without a photo rests on, where that is no passage."""
+
 
 def ground_of(text: str, found: Evidence) -> Literal["passage", "photo", "nothing", "not there"]:
     """What an answer rests on; "not there" where the model says itself that it rests on nothing."""
@@ -24,8 +27,8 @@ def cited(text: str, found: Evidence) -> str:
     if ground == "passage":
         assert found.cited is not None
         return f"stands in {place_of(found.passages[found.cited])}"
-    words = {"photo": "from the photo", "nothing": "from neither the photo nor the documents"}
-    return words.get(ground, NOT_THERE)
+    nothing = "from neither the photo nor the documents" if found.has_photo else FROM_NOTHING
+    return {"photo": "from the photo", "nothing": nothing}.get(ground, NOT_THERE)
 
 
 def sources(found: Evidence) -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ class EncodedImage:
     question: str | None = None  # what is painted above the picture
     header: float = 0.0  # the share of the height that this takes
     plain: EncodedImage | None = None  # the image that it was painted above
+    blank: bool = False  # whether this stands for no photo; see `Captioner.without_photo`
 
     @property
     def picture(self) -> Image.Image:
@@ -296,7 +297,9 @@ class EncodedImage:
 
     @cached_property
     def shows(self) -> str:
-        """What the photo shows, as words to search with: its caption and its tags."""
+        """What the photo shows, as words to search with: its caption and its tags; nothing where there is no photo."""
+        if self.blank:
+            return ""
         tags = [s.words[0] for s in self.memory.segments if s.name == "tags" and s.words]
         named = dict.fromkeys(word for words in tags for word in words if word)
         return " ".join([self.caption(beams=1).text, *named])
@@ -322,6 +325,8 @@ class EncodedImage:
         """What an answer rests on, where passages are beside the image; see `Answer.evidence`."""
         if not self.passages:
             return None
+        if self.blank:
+            return evidence(self.finished(answer.ids, answer.question), self.passages, None)
         # The end, where there is one, is no word's.
         pairs = zip(answer.logprobs[: len(answer.ids)], self._unseen(answer).logprobs)
         lost = torch.tensor([max(0.0, own - blind) for own, blind in pairs])

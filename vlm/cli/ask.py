@@ -34,7 +34,6 @@ from vlm.options import ANSWER, Precision, choose
 if TYPE_CHECKING:
     from vlm.captioner import Captioner
     from vlm.documents.passages import Passage
-    from vlm.encoded_image import EncodedImage
     from vlm.explain.paint import Style
 
 REGION = "LEFT,TOP,RIGHT,BOTTOM"
@@ -44,9 +43,12 @@ Photo = Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo.")]
 
 @search_options(ANSWER)
 def ask(
-    image: Photo,
-    questions: Annotated[
-        list[str], typer.Argument(metavar="QUESTION", help="One or several, each quoted.")
+    asked: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE QUESTION",
+            help="A photo, and one or several questions, each quoted. With --docs there need be no photo.",
+        ),
     ],
     model: Model = None,
     device: Device = "auto",
@@ -72,47 +74,80 @@ def ask(
 ) -> None:
     """Answer questions about a photo, with the confidence of each answer and its alternatives.
 
-    With --docs also from documents, with --metadata from what the photo's file says, and each answer with what it rests
-    on.
+    With --docs also from documents, or from these alone, with --metadata from what the photo's file says, and each
+    answer with what it rests on.
     """
     options = given(search)
     choose(ANSWER, options)  # what is wrong is told before a model is loaded
-    check(image)
-    told = _metadata(image) if metadata else []
+    image, questions = _photo_and_questions(asked, bool(docs))
+    if image is not None:
+        check(image)
+    elif metadata:
+        fail("--metadata is what a photo's file says; give a photo before the question")
+    told = _metadata(image) if image is not None and metadata else []
     with trace_file(trace) as file:
         captioner = load(model, device, openvino, precision)
         tracer = tracer_of(file, captioner, model, openvino, precision)
         told = _those_that_fit(captioner, told, beside_documents=bool(docs))
-        for answer in answers(captioner.encode(image), questions, docs or [], options, told):
+        name = None if image is None else str(image)
+        for answer in answers(captioner, image, questions, docs or [], options, told):
             if as_json:
-                print(json.dumps({"image": str(image), **answer.to_dict()}), flush=True)
+                print(json.dumps({"image": name, **answer.to_dict()}), flush=True)
             else:
                 print(answer_line(answer, with_question=len(questions) > 1), flush=True)
             if tracer is not None:
                 chosen = captioner.choose(questions, options)
-                tracer.answered(answer, chosen, source=str(image))
+                tracer.answered(answer, chosen, source=name)
+
+
+def _photo_and_questions(asked: list[str], has_docs: bool) -> tuple[Path | None, list[str]]:
+    """The photo, which comes first, and the questions; with documents the first may be a question, too."""
+    from vlm.images.files import is_image
+
+    first = asked[0]
+    if has_docs and not is_image(first) and not os.path.exists(first):
+        return None, asked
+    if len(asked) == 1:
+        raise typer.BadParameter(
+            "give a photo and behind it a question, in quotes; or a question and --docs"
+        )
+    return Path(first), asked[1:]
 
 
 def answers(
-    image: EncodedImage,
+    captioner: Captioner,
+    photo: Path | None,
     questions: list[str],
     docs: list[str],
     options: dict[str, Any],
     also: Sequence[Passage] = (),
 ) -> Iterator[Answer]:
-    """Answers about an image and the passages `also`, with `docs` from those there, too, that fit a question best."""
+    """Answers about a photo and the passages `also`, with `docs` from those there, too, that fit a question best.
+
+    Without a photo they are from `docs` alone.
+    """
     if not docs:
-        yield from image.beside(also).ask_all(questions, **options)
+        assert photo is not None
+        yield from captioner.encode(photo).beside(also).ask_all(questions, **options)
         return
+    from vlm.documents_alone import ask_documents
+    from vlm.passages_beside import NO_DOCUMENTS
+
     try:
         from vlm.documents.consult import consulted
     except ImportError as error:
         fail(f"--docs needs the package {error.name}; {how_to_install('documents')}")
+    if not captioner.reads_documents:  # before they are read, which may take minutes
+        fail(NO_DOCUMENTS)
+    image = None if photo is None else captioner.encode(photo)
     with consulted(docs) as (index, added):
         for problem in [*added.problems, *[str(added.left_out)] * bool(added.left_out)]:
             print(problem, file=sys.stderr)
         for question in questions:
-            yield image.look_up(index, question, also).ask(question, **options)
+            if image is None:
+                yield ask_documents(question, index, captioner, **options)
+            else:
+                yield image.look_up(index, question, also).ask(question, **options)
 
 
 def _metadata(image: Path) -> list[Passage]:

@@ -43,6 +43,7 @@ class SourceUse:
 class Evidence:
     """What a text rests on: every source's use, the photo's first, and then that of each of the `passages`.
 
+    Where there is no photo the passages are all, and shares are of the attention on them.
     `lost_by_word` and `share_by_word` have a row for each word, with a number for each of the `sources`.
     """
 
@@ -63,38 +64,51 @@ class Evidence:
         """What the text rests on most: a passage where one is cited, else the photo where that is worth LEAST nats."""
         if self.cited is not None:
             return "passage"
-        return "photo" if self.sources[0].lost >= LEAST else "nothing"
+        first = self.sources[0]
+        return "photo" if first.passage is None and first.lost >= LEAST else "nothing"
+
+    @property
+    def has_photo(self) -> bool:
+        """Whether a photo is among the sources."""
+        return self.sources[0].passage is None
 
 
 @torch.inference_mode()
 def evidence(
-    finished: Finished, passages: Sequence[Passage], lost_without_photo: Tensor
+    finished: Finished, passages: Sequence[Passage], lost_without_photo: Tensor | None
 ) -> Evidence:
     """The evidence of a text beside passages, one for each of the memory's segments of them.
 
-    `lost_without_photo` `(T,)` is what each of its tokens loses without the photo, in nats. Raises ValueError where
-    there are no passages.
+    `lost_without_photo` `(T,)` is what each of its tokens loses without the photo, in nats, and None where there is no
+    photo. Raises ValueError where there are no passages.
     """
     if finished.projected.grounding is None:
         raise ValueError("there are no passages beside this image")
     segments = [s for s in finished.memory.segments if s.name.startswith(PASSAGE)]
     prompt, spans = len(finished.prompt.ids), finished.tokenizer.words(finished.ids)
+    count = len(segments)
 
     looked = _looked(finished)[prompt:]  # (T, S)
     lost = _lost(finished, segments)[prompt:]  # (T, N)
-    lost = torch.cat([lost_without_photo[:, None].to(lost), lost], dim=1)  # (T, 1 + N)
     of_passages = torch.stack([looked[:, s.start : s.stop].sum(dim=1) for s in segments], dim=1)
-    shares = torch.cat([1 - of_passages.sum(dim=1, keepdim=True), of_passages], dim=1)
+    of_all = of_passages.sum(dim=1, keepdim=True)
+    if lost_without_photo is None:
+        shares = of_passages / of_all
+    else:
+        shares = torch.cat([1 - of_all, of_passages], dim=1)
+        lost = torch.cat([lost_without_photo[:, None].to(lost), lost], dim=1)  # (T, 1 + N)
 
     by_word = [
         (shares[list(span.tokens)].mean(dim=0), lost[list(span.tokens)].sum(dim=0))
         for span in spans
     ]
     mean, total = shares.mean(dim=0).tolist(), lost.sum(dim=0).tolist()
-    sources = [SourceUse(None, mean[0], total[0])]
-    for number, segment in enumerate(segments):
+    before = mean[:-count], total[:-count]
+    sources = [SourceUse(None, share, nats) for share, nats in zip(*before)]
+    after = zip(segments, mean[-count:], total[-count:])
+    for number, (segment, share, nats) in enumerate(after):
         words = _words(segment, looked[:, segment.start : segment.stop].mean(dim=0))
-        sources.append(SourceUse(number, mean[number + 1], total[number + 1], words))
+        sources.append(SourceUse(number, share, nats, words))
     return Evidence(
         tuple(passages),
         tuple(sources),
