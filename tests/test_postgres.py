@@ -228,9 +228,9 @@ def test_a_lost_connection_is_told(index, server):
         index.search("mill")
 
 
-def test_the_command_takes_an_address(address, tiny_checkpoint):
+def test_the_command_takes_an_address(address, trusted_checkpoint):
     photo = Path(__file__).parent.parent / "assets" / "examples" / "dog.jpg"
-    command = ["ask", str(photo), "what?", "--docs", address, "--model", str(tiny_checkpoint)]
+    command = ["ask", str(photo), "what?", "--docs", address, "--model", str(trusted_checkpoint)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert "the database has no table passages" in result.stderr
