@@ -49,6 +49,9 @@ def recall(
 def main(
     passages: Annotated[int, typer.Option(min=100, help="Passages of the corpus.")] = 10_500,
     questions: Annotated[int, typer.Option(min=1, help="Questions that are asked.")] = 500,
+    seed: Annotated[
+        int, typer.Option(help="Which corpus; settings of the search were chosen on that of 1.")
+    ] = 0,
     store_alone: Annotated[
         bool,
         typer.Option(
@@ -67,7 +70,7 @@ def main(
         place = folder or Path(scratch)
         notes = place / "notes"
         notes.mkdir(parents=True, exist_ok=True)
-        asked = write_corpus(notes, passages)[:: max(1, passages // questions)][:questions]
+        asked = write_corpus(notes, passages, seed)[:: max(1, passages // questions)][:questions]
         encoder = ByChance() if store_alone else None
         with Index.open(place / "index.db", encoder) as index:
             index.search("loads the encoder")

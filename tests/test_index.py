@@ -15,7 +15,7 @@ from hashed import HashedWords
 from vlm.documents.document_files import DocumentError
 from vlm.documents.index import Index
 from vlm.documents.passages import Passage
-from vlm.documents.ranking import fused, telling_words
+from vlm.documents.ranking import WEIGHT, fused, ranked, telling_words
 from vlm.documents.sentence_encoder import PACKAGE, SentenceEncoder
 
 THINGS = ("mill", "ship", "bridge", "tower", "well", "clock", "organ", "boat")
@@ -42,9 +42,13 @@ def content(index: Index) -> dict[str, list[Passage]]:
 
 
 def parts(index: Index) -> set[int]:
-    """The numbers of rows of the tables that belong together."""
-    tables = ("passages", "words", "signs")
-    return {index._database.execute(f"SELECT count(*) FROM {table}").get for table in tables}
+    """By how many rows the tables that belong together differ."""
+    tables = ("passages", "words", "sentences", "signs")
+    passages, words, sentences, signs = (
+        index._database.execute(f"SELECT count(*) FROM {table}").get for table in tables
+    )
+    assert sentences >= passages
+    return {passages - words, sentences - signs}
 
 
 def test_it_finds_the_passage_and_says_where_it_stands(index, notes):
@@ -100,7 +104,7 @@ def test_only_what_changed_is_read_again(index, notes):
     assert str(notes / "well.txt") not in after
     kept = str(notes / "mill.txt")
     assert after[kept] == before[kept]
-    assert len(parts(index)) == 1
+    assert parts(index) == {0}
 
 
 def test_a_file_that_is_gone_is_dropped_by_name_too_but_not_with_its_disk(index, notes):
@@ -144,7 +148,7 @@ def test_sources_are_deleted_and_put(index, notes):
     assert index.passages("captions") == own
     assert index.search("Ida", 1)[0].passage == own[0]
     assert not index.add([notes]).dropped  # it is no file that could be gone
-    assert len(parts(index)) == 1
+    assert parts(index) == {0}
 
 
 def test_a_change_is_whole_or_not_at_all(index, notes, monkeypatch):
@@ -195,7 +199,7 @@ def test_kill_9_loses_no_more_than_the_last_change(tmp_path):
         process.wait()
         with Index.open(path, HashedWords()) as index:
             assert index._database.execute("PRAGMA integrity_check").get == "ok"
-            assert len(parts(index)) == 1
+            assert parts(index) == {0}
             now = len(index.sources())
             assert held <= now < 200
             held = now
@@ -256,10 +260,40 @@ def test_no_index_where_none_is_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_passage_is_found_by_one_of_its_sentences(index):
+    others = "The church has a tower. The road is narrow. Snow falls on it in winter."
+    texts = {
+        "a": f"{others} The mill cost nine crowns.",
+        "b": "The mill is old. A gull cost nothing.",
+    }
+    for name, text in texts.items():
+        index.put(name, [Passage(text, name, None, 0, len(text))])
+    first, second = index.search("the mill cost nine crowns", 2, "meaning")
+    assert first.passage.source == "a"
+    assert first.score == pytest.approx(1, abs=0.01) != pytest.approx(second.score, abs=0.1)
+
+
+def test_a_text_without_words_is_a_sentence(index):
+    index.put("a", [Passage("--- ***", "a", None, 0, 7)])
+    assert [f.passage.text for f in index.search("gull", 1)] == ["--- ***"]
+
+
 def test_ranks_are_fused():
     assert [item for item, _ in fused([[1, 2, 3], [3, 1]])] == [1, 3, 2]
     assert fused([[5]]) == [(5, 1 / 11)]
     assert fused([[], []]) == []
+
+
+def test_closeness_and_relevance_are_added():
+    assert [item for item, _ in ranked({1: 0.9, 2: 0.5, 3: 0.4}, {3: 20.0, 4: 5.0}, 2)] == [
+        3,
+        1,
+        2,
+        4,
+    ]
+    assert ranked({1: 0.5}, {1: 6.0}, 3) == [(1, pytest.approx(0.5 + 2 * WEIGHT))]
+    assert ranked({2: 0.5, 1: 0.5}, {}, 0) == [(1, 0.5), (2, 0.5)]
+    assert ranked({}, {}, 1) == []
 
 
 def test_telling_words():

@@ -1,36 +1,41 @@
 """An index of passages in one file: what documents hold, found by words and by meaning.
 
-SQLite keeps it, with FTS5 for words and sqlite-vec for vectors. A change is a transaction of all three, so a program
-that is killed leaves the index as it was before or after, and one program may search while another adds.
+SQLite keeps it, with FTS5 for the words of passages and sqlite-vec for vectors of their sentences: those of whole
+passages blur what their sentences say of several things. A change is a transaction of all three, so a program that is
+killed leaves the index as it was before or after, and one program may search while another adds.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
+import numpy as np
 import sqlite_vec
+from numpy.typing import NDArray
 
 from vlm.documents.document_files import DocumentError, find_documents, read_document
-from vlm.documents.passages import Passage
-from vlm.documents.ranking import CANDIDATES, By, Found, check_search, fused, telling_words
+from vlm.documents.passages import Passage, sentences
+from vlm.documents.ranking import By, Found, check_search, ranked, telling_words
 from vlm.documents.vectors import MINILM, Encoder
 from vlm.images.files import LeftOut
 
 APPLICATION = 0x766C6D69  # "vlmi", in the file's header
-VERSION = 1
+VERSION = 2
 CHANGE = 256  # passages that one transaction brings, unless a single source has more
-OVERSAMPLE = (
-    3  # times as many by the signs of their vectors, which is quicker, before the nearest of these
-)
+BY_WORDS = 100  # passages that words bring at least, whose nearness in meaning counts, too
+BY_SIGNS = 75  # sentences that the signs of their vectors bring at least, which is quicker, before the nearest of these
+OVERSAMPLE = 3  # times as many of these as the passages that are wanted
 MOST_FOUND = 4096  # sqlite-vec gives no more
 MAPPED = 1 << 30  # bytes of the file that are read where they lie
 WAIT_MS = 10_000  # for another program's change
@@ -44,20 +49,30 @@ _SCHEMA = """
     CREATE TABLE passages (
         id INTEGER PRIMARY KEY,
         source INTEGER NOT NULL REFERENCES sources (id),
-        page INTEGER, start INTEGER NOT NULL, stop INTEGER NOT NULL, text TEXT NOT NULL,
-        vector BLOB NOT NULL  -- of float32
+        page INTEGER, start INTEGER NOT NULL, stop INTEGER NOT NULL, text TEXT NOT NULL
     );
     CREATE INDEX passages_of_source ON passages (source);
+    CREATE TABLE sentences (
+        id INTEGER PRIMARY KEY,
+        passage INTEGER NOT NULL REFERENCES passages (id),
+        vector BLOB NOT NULL  -- of int8
+    );
+    CREATE INDEX sentences_of_passage ON sentences (passage);
     CREATE VIRTUAL TABLE words USING fts5(
         text, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2'
     );
     CREATE TABLE encoder (name TEXT NOT NULL, width INTEGER NOT NULL);
 """
 
-_NEAREST = """
-    WITH likely AS (SELECT rowid FROM signs WHERE signs MATCH vec_quantize_binary(?) AND k = ?)
-    SELECT id FROM passages WHERE id IN likely ORDER BY vec_distance_cosine(vector, ?) LIMIT ?
+_LIKELY = """
+    SELECT DISTINCT passage FROM sentences
+    WHERE id IN (SELECT rowid FROM signs WHERE signs MATCH vec_quantize_binary(vec_int8(?)) AND k = ?)
 """
+_CLOSENESS = """
+    SELECT passage, 1 - min(vec_distance_cosine(vec_int8(vector), vec_int8(?))) FROM sentences
+    WHERE passage IN (SELECT value FROM json_each(?)) GROUP BY passage
+"""
+_BY_WORDS = "SELECT rowid, -rank FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
 
 
 class SourceInfo(NamedTuple):
@@ -215,29 +230,24 @@ class Index:
     def search(self, text: str, k: int = 8, by: By = "both") -> list[Found]:
         """The k passages that answer best, best first; fewer where the index has fewer.
 
-        By words, with Okapi's BM25, by meaning, with the cosine of vectors, or by the fused ranks of both. Raises
-        DocumentError for an empty text, and for k outside 1 to MOST_FOUND.
+        By words, with Okapi's BM25, by meaning, with the cosine to the nearest sentence of a passage, or by both, see
+        `vlm.documents.ranking.ranked`. Raises DocumentError for an empty text, and for k outside 1 to MOST_FOUND.
         """
         check_search(text, k, MOST_FOUND)
-        count = max(k, CANDIDATES)
-        vector = b"" if by == "words" else self._encoder.encode([text])[0].tobytes()
+        vector = b"" if by == "words" else _small(self._encoder.encode([text])[0])
         terms = [] if by == "meaning" else telling_words(text)
-        by_meaning: list[int] = []
-        by_words: list[int] = []
+        closeness: dict[int, float] = {}
+        relevance: dict[int, float] = {}
         with self._lock, told_by_sqlite(self.path), self._database:  # one view of the index
-            if vector:
-                likely = min(OVERSAMPLE * count, MOST_FOUND)
-                values = (vector, likely, vector, count)
-                by_meaning = [id for (id,) in self._database.execute(_NEAREST, values)]
             if terms:
-                like = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
-                by_words = [
-                    id
-                    for (id,) in self._database.execute(
-                        like, (" OR ".join(f'"{term}"' for term in terms), count)
-                    )
-                ]
-            best = fused([by_meaning, by_words])[:k]
+                phrase = " OR ".join(f'"{term}"' for term in terms)
+                relevance = self._numbers(_BY_WORDS, (phrase, max(k, BY_WORDS)))
+            if vector:
+                nearest = (vector, min(max(OVERSAMPLE * k, BY_SIGNS), MOST_FOUND))
+                likely = {id for (id,) in self._database.execute(_LIKELY, nearest)} | set(relevance)
+                values = (vector, json.dumps(sorted(likely)))
+                closeness = self._numbers(_CLOSENESS, values)
+            best = ranked(closeness, relevance, len(terms))[:k]
             found = self._fetch([id for id, _ in best])
         return [Found(passage, score) for passage, (_, score) in zip(found, best)]
 
@@ -346,35 +356,41 @@ class Index:
         source = database.last_insert_rowid()
         for start in range(0, len(passages), CHANGE):
             some = passages[start : start + CHANGE]
-            vectors = self._encoder.encode([passage.text for passage in some])
-            for passage, vector in zip(some, vectors):
+            cut = [sentences(passage.text) for passage in some]
+            vectors = iter(self._encoder.encode([sentence for own in cut for sentence in own]))
+            for passage, own in zip(some, cut):
                 database.execute(
-                    "INSERT INTO passages (source, page, start, stop, text, vector) VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        source,
-                        passage.page,
-                        passage.start,
-                        passage.end,
-                        passage.text,
-                        vector.tobytes(),
-                    ),
+                    "INSERT INTO passages (source, page, start, stop, text) VALUES (?, ?, ?, ?, ?)",
+                    (source, passage.page, passage.start, passage.end, passage.text),
                 )
                 row = database.last_insert_rowid()
                 database.execute(
                     "INSERT INTO words (rowid, text) VALUES (?, ?)", (row, passage.text)
                 )
-                database.execute(
-                    "INSERT INTO signs (rowid, signs) VALUES (?, vec_quantize_binary(?))",
-                    (row, vector.tobytes()),
-                )
+                for vector in islice(vectors, len(own)):
+                    small = _small(vector)
+                    database.execute(
+                        "INSERT INTO sentences (passage, vector) VALUES (?, ?)", (row, small)
+                    )
+                    database.execute(
+                        "INSERT INTO signs (rowid, signs) VALUES (?, vec_quantize_binary(vec_int8(?)))",
+                        (database.last_insert_rowid(), small),
+                    )
         return known is not None
 
     def _forget(self, database: apsw.Connection, source: int) -> None:
         rows = "(SELECT id FROM passages WHERE source = ?)"
         database.execute(f"DELETE FROM words WHERE rowid IN {rows}", (source,))
-        database.execute(f"DELETE FROM signs WHERE rowid IN {rows}", (source,))
+        own = f"(SELECT id FROM sentences WHERE passage IN {rows})"
+        database.execute(f"DELETE FROM signs WHERE rowid IN {own}", (source,))
+        database.execute(f"DELETE FROM sentences WHERE passage IN {rows}", (source,))
         database.execute("DELETE FROM passages WHERE source = ?", (source,))
         database.execute("DELETE FROM sources WHERE id = ?", (source,))
+
+    def _numbers(self, query: str, values: tuple[Any, ...]) -> dict[int, float]:
+        """What a query has for passages, by their ids."""
+        rows: list[Any] = self._database.execute(query, values).fetchall()
+        return dict(rows)
 
     def _fetch(self, ids: Sequence[int]) -> list[Passage]:
         query = """SELECT text, name, page, start, stop FROM passages JOIN sources ON source = sources.id
@@ -392,6 +408,11 @@ class Index:
                 self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
+
+
+def _small(vector: NDArray[np.float32]) -> bytes:
+    """A vector `(D,)` as int8: of its length nothing is left, and cosines stay within a few thousandths."""
+    return np.round(vector / np.abs(vector).max() * 127).astype(np.int8).tobytes()
 
 
 @contextmanager

@@ -62,6 +62,11 @@ def cut(text: str, source: str, page: int | None = None) -> list[Passage]:
     return [Passage(text[start:end], source, page, start, end) for start, end, _ in spans]
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, long ones in parts of up to MOST words; a text without words is one."""
+    return [text[start:end] for start, end, _ in _sentences(text)] or [text]
+
+
 def _sentences(text: str) -> Iterator[tuple[int, int, int]]:
     """Start, end and number of words of each sentence, or of each part of a long one."""
     start = 0
