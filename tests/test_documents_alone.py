@@ -17,6 +17,8 @@ from vlm.citations import FROM_NOTHING, NOT_THERE
 from vlm.cli import app
 from vlm.documents.index import Index
 from vlm.documents.passages import Passage
+from vlm.explain.method import MethodError
+from vlm.explain.regions import RegionError
 from vlm.passages_beside import NO_DOCUMENTS, DocumentsError
 from vlm.prompts import QuestionError
 
@@ -90,6 +92,15 @@ def test_what_cannot_be_answered_is_told(
         vlm.ask_documents(QUESTION, empty, reading)
 
 
+def test_there_is_no_photo_to_map_or_to_hide(reading: Captioner) -> None:
+    answer = vlm.ask_documents(QUESTION, TEXTS, reading, beams=1)
+    for look in (answer.maps, answer.overlay):
+        with pytest.raises(MethodError, match="there is no photo"):
+            look()
+    with pytest.raises(RegionError, match="there is no photo"):
+        answer.what_if(hide=(0, 0, 9, 9))
+
+
 def test_a_verdict_is_not_of_a_photo(trusted_checkpoint: Path) -> None:
     model = vlm.load(trusted_checkpoint)
     answer = vlm.ask_documents(QUESTION, TEXTS, model, beams=1)
@@ -135,6 +146,7 @@ def test_the_command_takes_questions_without_a_photo(ask) -> None:
         (["gone.jpg", QUESTION, "--docs", "notes.txt"], 2, "gone.jpg: no such file"),
         (["photo.png", "--docs", "notes.txt"], 2, "give a photo and behind it"),
         ([QUESTION, "--docs", "gone.txt"], 2, "gone.txt: no such file"),
+        ([QUESTION, "--docs", "notes.txt", "--metadata"], 2, "give a photo before the question"),
         (["", "--docs", "notes.txt"], 2, "the question is empty"),
         ([QUESTION, "what?"], 2, "no such file"),
     ],

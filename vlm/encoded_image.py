@@ -226,7 +226,11 @@ class EncodedImage:
         heads: Sequence[Head] = (),
         foil: str | None = None,
     ) -> list[WordMap]:
-        """Maps of the words of `ids`; see `Answer.maps`."""
+        """Maps of the words of `ids`; see `Answer.maps`. Raises MethodError where there is no photo."""
+        if self.blank:
+            raise MethodError(
+                "there is no photo for words to look at; Answer.evidence says which passages they rest on"
+            )
         choice = Choice(layer, head, tuple(heads), foil)
         return word_maps(self.finished(ids, question), method, choice)
 
@@ -274,6 +278,8 @@ class EncodedImage:
         return self._shown(box, False, pixels)
 
     def _shown(self, box: Box, inside: bool, pixels: bool) -> EncodedImage:
+        if self.blank:
+            raise RegionError("there is no photo to hide a part of")
         if self.plain is not None:
             return self.plain._shown(box, inside, pixels).asked(self.question)
         if pixels or self.captioner.tokenizer.config.painted:  # there is no memory to hide them in

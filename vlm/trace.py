@@ -144,8 +144,13 @@ def _seen(answer: Answer) -> dict[str, Any]:
 
 
 def attention_shares(answer: Answer) -> dict[str, float]:
-    """The share of attention that fell on each segment of the memory, in the mean of the text's words; none without."""
+    """The share of attention that fell on each segment of the memory, in the mean of the text's words.
+
+    None of a text without words, or without a photo.
+    """
     assert answer.image is not None
+    if answer.image.blank:
+        return {}
     maps = [m for m in answer.maps(method="attention") if m.role != "question"]
     if not maps:
         return {}
