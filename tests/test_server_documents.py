@@ -10,6 +10,7 @@ import pytest
 from openai import OpenAI
 from served import PHOTOS, asking, client, served
 
+import vlm
 from vlm.captioner import Captioner
 from vlm.documents.passages import Passage
 from vlm.engine import Engine
@@ -66,6 +67,37 @@ def test_of_more_than_the_model_reads_the_passages_that_fit_the_question_are_bes
     read = [source["source"] for source in reply.vlm["sources"][1:]]
     assert "dog.txt" in read
     assert len(read) <= 4
+
+
+def test_documents_may_be_asked_without_an_image(programs: OpenAI, reading: Captioner) -> None:
+    passages = [Passage(text, name, None, 0, len(text)) for name, text in TEXTS.items()]
+    own = vlm.ask_documents(QUESTION, passages, reading, beams=1)
+    turns = [
+        {"role": "user", "content": "what color is the dog?"},
+        {"role": "assistant", "content": "brown"},
+        {"role": "user", "content": "is it black?"},
+    ]
+    for messages, asked in ((turns[:0], QUESTION), (turns, "is the dog black?")):
+        reply = programs.chat.completions.create(
+            model="tiny",
+            messages=messages or [{"role": "user", "content": QUESTION}],
+            extra_body={"vlm": {"documents": DOCUMENTS, "search": {"beams": 1}}},
+        )
+        assert [source["source"] for source in reply.vlm["sources"]] == list(TEXTS)
+        assert reply.vlm["question"] == asked
+        if not messages:
+            assert reply.choices[0].message.content == own.text
+            assert reply.vlm["citation"] == own.citation
+
+
+def test_without_a_photo_there_are_no_maps(programs: OpenAI) -> None:
+    body = {"documents": DOCUMENTS, "maps": "attention"}
+    with pytest.raises(openai.BadRequestError, match="there is no photo"):
+        programs.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": QUESTION}],
+            extra_body={"vlm": body},
+        )
 
 
 def test_without_documents_nothing_is_cited(programs: OpenAI) -> None:

@@ -57,8 +57,12 @@ class Chat:
         del body  # up to tens of megabytes, which need not wait with the request
         owner = request.state.owner
         self.engine.captioner.prompt(asked.question)
-        data = await self.media.read(asked.image_url)
-        image = await encoded(self.engine, owner, data, self.settings.max_pixels)
+        if asked.image_url is None:
+            captioner = self.engine.captioner
+            image = await in_turn(self.engine, owner, lambda: captioner.without_photo)
+        else:
+            data = await self.media.read(asked.image_url)
+            image = await encoded(self.engine, owner, data, self.settings.max_pixels)
         if (question := asked.question) is not None and asked.documents:
             alone = image
             image = await in_turn(

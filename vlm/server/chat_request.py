@@ -143,11 +143,12 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 class ChatRequest:
     """What a chat completion asks for: a caption of the image (`question` None), or the answer to a question.
 
-    `choices` is how many texts are sent, at most. `tops` is how many alternatives each token comes with, None without
-    probabilities; `ignored` names what the model does not look at.
+    `image_url` is None where a question is answered from documents alone. `choices` is how many texts are sent, at
+    most. `tops` is how many alternatives each token comes with, None without probabilities; `ignored` names what the
+    model does not look at.
     """
 
-    image_url: str
+    image_url: str | None
     question: str | None
     options: Options
     choices: int
@@ -193,6 +194,11 @@ def read_request(body: bytes, model: str) -> ChatRequest:
         raise RequestError(
             "vlm.documents go with a question; ask one, or leave them out for a caption"
         )
+    if image_url is None and not extension.documents:
+        raise RequestError(
+            "messages has no image; send one as a part of the content, "
+            '{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,…"}}'
+        )
     stream_options = asked.stream_options or StreamOptions()
     wants_tops = asked.logprobs or False
     if asked.top_logprobs is not None and not wants_tops:
@@ -212,10 +218,10 @@ def read_request(body: bytes, model: str) -> ChatRequest:
     )
 
 
-def _conversation(messages: Sequence[Message]) -> tuple[str, str, tuple[str, ...]]:
+def _conversation(messages: Sequence[Message]) -> tuple[str | None, str, tuple[str, ...]]:
     """The image that a conversation is about, its last text, and what else is in it, in words.
 
-    The image is the last user's message's, or the latest before it.
+    The image is the last user's message's, or the latest before it; None where there is none.
     """
     users = [i for i, message in enumerate(messages) if message.role == "user"]
     if not users:
@@ -239,11 +245,6 @@ def _conversation(messages: Sequence[Message]) -> tuple[str, str, tuple[str, ...
             image = images[0]
         elif images:
             ignored.append("earlier images")
-    if image is None:
-        raise RequestError(
-            "messages has no image; send one as a part of the content, "
-            '{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,…"}}'
-        )
     if any(message.role in ("system", "developer") for message in messages):
         ignored.append("system messages")
     if len(messages) > 1 and any(m.role not in ("system", "developer") for m in messages[:-1]):
