@@ -18,7 +18,7 @@ from vlm.cli import app
 from vlm.documents.passages import Passage
 from vlm.folder.gazetteer import towns_near
 from vlm.folder.metadata_passages import read_metadata
-from vlm.folder.photo_metadata import Place, write_metadata
+from vlm.folder.photo_metadata import ALT_TEXT, Place, missing, write_metadata
 from vlm.folder.taken import date_in_words, position
 from vlm.model.config import DocumentsConfig
 from vlm.model.model import VisionLanguageModel
@@ -201,6 +201,7 @@ def test_old_encodings(plant):
     photo = plant(old, {"Iptc.Application2.Keywords": ["Mühle", "Öl"]}, encoding="cp1252")
     assert said(photo)["the photo's description"] == "Die größte Mühle – 1823"
     assert said(photo)["the photo's tags"] == "The photo is tagged Mühle and Öl."
+    assert missing(str(photo), Place.embed) == (ALT_TEXT,)  # no caption is written over it
     numbers = " ".join(map(str, "Mühle;日本\0".encode("utf-16-le")))
     windows = plant(
         {"Exif.Image.XPKeywords": numbers, "Exif.Photo.UserComment": "charset=Unicode Ida"}

@@ -91,9 +91,8 @@ def read_metadata(photo: str | Path) -> MetadataRead:
     except (MetadataError, OSError) as error:
         problems.append(str(error))
         beside = {}
-    parts = [
-        part for part in (beside, read_embedded(photo, problems)) if part
-    ]  # who edits a photo writes beside it
+    # What stands beside a photo is newer, and counts first.
+    parts = [part for part in (beside, read_embedded(photo, problems)) if part]
     said = {
         "the photo's place": _place(parts, photo, problems),
         "the photo's date": _date(parts, photo, problems),
