@@ -10,9 +10,12 @@ from app_server import PATIENCE
 from playwright.sync_api import Page, expect
 
 from vlm.app.cited import pieces
-from vlm.app.shelf import Shelf, change_shelf
+from vlm.app.component import document_kinds
+from vlm.app.shelf import KINDS, Shelf, change_shelf
+from vlm.captioner import Captioner
 from vlm.documents.document_files import DocumentError
 from vlm.documents.vectors import MINILM, Vectors
+from vlm.engine import Engine
 
 QUESTION = "is there a dog?"
 TEXT = "The black Cat is a dog. Two men run."
@@ -142,3 +145,9 @@ def ask(page: Page, question: str) -> None:
     page.locator(".working").wait_for(state="detached")
     page.locator("#vlm-question").fill(question)
     page.keyboard.press("Enter")
+
+
+def test_only_a_model_that_reads_documents_has_a_shelf(tiny: Captioner, reading: Captioner) -> None:
+    for captioner, kinds in ((tiny, []), (reading, list(KINDS))):
+        with Engine(captioner) as engine:
+            assert document_kinds(engine) == kinds

@@ -132,7 +132,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 apply_default_css=False,
                 server_functions=[look, shelve],
                 strings=texts,
-                documentKinds=_document_kinds(engine),
+                documentKinds=document_kinds(engine),
                 methods=offered([engine]),
                 heads=_heads(engine),
                 tellsVerdicts=engine.captioner.model.config.verdict is not None,
@@ -265,7 +265,7 @@ def _heads(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _document_kinds(engine: Engine) -> list[str]:
+def document_kinds(engine: Engine) -> list[str]:
     """How the names of documents end that can stand beside a photo; none where the model reads none."""
     return list(KINDS) if engine.captioner.reads_documents else []
 
