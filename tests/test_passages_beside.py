@@ -137,7 +137,7 @@ def test_the_pointer_copies_what_it_points_at(reading: Captioner):
     key = torch.zeros(1, 1, 3, layers.query.out_features)
     key[0, 0, 1] = 100 * layers.query(layers.pointer_norm(state))[0, 0].detach()
     planted = replace(grounding, pointer=(key, grounding.pointer[1]))
-    copied = layers.copied(state, planted)
+    copied = layers.copied(state, torch.zeros(1, 1, 3), planted)
     torch.testing.assert_close(copied[0, 0], words.weight[301].detach(), atol=1e-3, rtol=1e-3)
     assert slots.tokens.shape[1] == memory.tokens.shape[1] + 3
 

@@ -22,6 +22,9 @@ NOT_THERE = "not in the documents"
 Fact = tuple[str, str, str]
 """A thing, a relation, and what is said of it."""
 
+Claim = tuple[str, str]
+"""A category, and the thing of it that a passage says the photo shows."""
+
 Kind = str
 """What a question needs: "passage", "both", "image", "neither" or "contradiction"; or "caption", which is none."""
 
@@ -269,7 +272,7 @@ def sheet(
             used.add((thing, relation))
             facts.append((thing, relation, value_of(relation, generator, held_out)))
 
-    claims: list[tuple[str, str]] = []  # category, what a passage says is there
+    claims: list[Claim] = []
     can_deny = [category for category in shown if category in _WHAT]
     if can_deny and generator.random() < 0.3:
         category = generator.choice(can_deny)
@@ -292,8 +295,10 @@ def sheet(
     together = [[fact] for fact in facts[:size]]
     for fact in facts[size:]:
         generator.choice(together).append(fact)
-    texts: list[tuple[str, Sequence[Fact]]] = [(_said(own, generator), own) for own in together]
-    texts += [(generator.choice(_CLAIMS).format(n=name), ()) for _, name in claims]
+    texts: list[tuple[str, Sequence[Fact | Claim]]] = [
+        (_said(own, generator), own) for own in together
+    ]
+    texts += [(generator.choice(_CLAIMS).format(n=claim[1]), [claim]) for claim in claims]
     generator.shuffle(texts)
     place = {fact: number for number, (_, own) in enumerate(texts) for fact in own}
 
@@ -331,8 +336,8 @@ def _ask(
     kind: Kind,
     records: Sequence[Record],
     facts: Sequence[Fact],
-    place: dict[Fact, int],
-    claims: Sequence[tuple[str, str]],
+    place: dict[Fact | Claim, int],
+    claims: Sequence[Claim],
     shown: dict[str, str],
     generator: random.Random,
 ) -> Asked | None:
@@ -352,9 +357,10 @@ def _ask(
         answer = max(record.texts, key=list(record.texts).count)
         return Asked(record.question, answer, kind, None)
     if kind == "contradiction":
-        for category, claimed_name in claims:
+        for claim in claims:
+            category, claimed_name = claim
             answer = f"{shown[category]}, but the documents say {claimed_name}"
-            return Asked(generator.choice(_WHAT[category]), answer, kind, None)
+            return Asked(generator.choice(_WHAT[category]), answer, kind, place[claim])
         return None
     if kind == "neither":
         known = {(thing, relation) for thing, relation, _ in facts}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from vlm.model.grounding import passage_ids
+from vlm.model.grounding import NO_PASSAGE, passage_ids
 from vlm.model.model import IGNORE_INDEX
 from vlm.prompts import QuestionError, caption_prompt, question_prompt, text_ids
 from vlm.tokenizer import Tokenizer
@@ -23,6 +23,7 @@ from .inputs import Inputs
 CHUNKS = 4
 
 NOTHING_TOLD = -1
+UNKNOWN_PASSAGE = NO_PASSAGE - 1  # where nobody says in which passage an answer stands
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,31 @@ class Example:
     """One row to learn: the prompt's ids, the ids that should follow it, and its weight.
 
     `text` ends in the token `end`, but where it is longer than the decoder, and its end is not there to learn.
+    `passage` is the one that it stands in, NO_PASSAGE where in none, or UNKNOWN_PASSAGE.
     """
 
     prompt: tuple[int, ...]
     text: tuple[int, ...]
     weight: float = 1.0
+    passage: int = UNKNOWN_PASSAGE
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of similar length: ids and targets `(R, T)`, weights `(R,)`, and the image of each `(R,)`."""
+    """Rows of similar length: ids and targets `(R, T)`, the weight and the passage of each `(R,)`, and the images.
+
+    These are one `(R,)` for each row, or fewer `(B,)`, of each of which R / B rows follow each other.
+    """
 
     ids: Tensor
     targets: Tensor
     weights: Tensor
     image: Tensor
+    passage: Tensor
 
-    def to(self, device: torch.device) -> Rows:
-        moved = (t.to(device) for t in (self.ids, self.targets, self.weights, self.image))
-        return Rows(*moved)
+    def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        """The same with a function of all that is `(R, ...)`."""
+        return Rows(*map(function, vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Batch:
         return sum(int((rows.targets != IGNORE_INDEX).sum()) for rows in self.chunks)
 
     def to(self, device: torch.device) -> Batch:
-        chunks = tuple(rows.to(device) for rows in self.chunks)
+        chunks = tuple(rows.map(lambda t: t.to(device)) for rows in self.chunks)
         images = self.images.to(device)
         told = None if self.told is None else self.told.to(device)
         passages = None if self.passages is None else self.passages.to(device)
@@ -112,7 +119,9 @@ def asked_of(
         except QuestionError:
             continue  # too long for this decoder, or of no word
         text = (*text_ids(tokenizer, asked.answer), tokenizer.end)
-        rows.append(Example(prompt.ids, text[: max_length + 1 - len(prompt.ids)]))
+        passage = NO_PASSAGE if asked.passage is None else asked.passage
+        text = text[: max_length + 1 - len(prompt.ids)]
+        rows.append(Example(prompt.ids, text, passage=passage))
     return rows, [tokenizer.encode(text)[:most] for text in sheet.passages]
 
 
@@ -155,8 +164,10 @@ def make_batch(
     """A batch of what `inputs` loaded and each image's rows; without any image it is one blank image."""
     stacked = torch.stack(list(images) or [inputs.blank])
     names = torch.tensor(told) if told else None
-    beside = passage_ids(passages) if passages else None
-    return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad), names, beside)
+    if not passages:
+        return Batch(tuple(keys), stacked, inputs.grid, collate(rows, pad), names)
+    chunks = collate_images(rows, pad)
+    return Batch(tuple(keys), stacked, inputs.grid, chunks, names, passage_ids(passages))
 
 
 def collate(rows: Sequence[Sequence[Example]], pad: int) -> tuple[Rows, ...]:
@@ -173,6 +184,31 @@ def collate(rows: Sequence[Sequence[Example]], pad: int) -> tuple[Rows, ...]:
     return tuple(_chunk(flat[start : start + size], pad) for start in starts)
 
 
+def collate_images(rows: Sequence[Sequence[Example]], pad: int) -> tuple[Rows, ...]:
+    """The same with an image's rows side by side, so that its memory, long beside passages, is not copied for each.
+
+    Where an image of a chunk has fewer rows than others, rows of padding make up for them.
+    """
+
+    def longest(image: int) -> int:
+        return max((len(e.prompt) + len(e.text) for e in rows[image]), default=0)
+
+    blank = Example((pad, pad), ())
+    order = sorted(range(len(rows)), key=longest)
+    size = -(-len(order) // CHUNKS)
+    chunks = []
+    for start in range(0, len(order), size):
+        images = order[start : start + size]
+        count = max(1, *(len(rows[image]) for image in images))
+        filled = [
+            (example, image)
+            for image in images
+            for example in (*rows[image], *[blank] * (count - len(rows[image])))
+        ]
+        chunks.append(replace(_chunk(filled, pad), image=torch.tensor(images)))
+    return tuple(chunks)
+
+
 def _chunk(rows: Sequence[tuple[Example, int]], pad: int) -> Rows:
     length = max(len(e.prompt) + len(e.text) for e, _ in rows) - 1
     ids = torch.full((len(rows), length), pad)
@@ -183,4 +219,5 @@ def _chunk(rows: Sequence[tuple[Example, int]], pad: int) -> Rows:
         start = len(example.prompt) - 1  # the question is given, not learnt
         targets[row, start : len(whole) - 1] = whole[start + 1 :]
     weights = torch.tensor([example.weight for example, _ in rows])
-    return Rows(ids, targets, weights, torch.tensor([image for _, image in rows]))
+    images = torch.tensor([image for _, image in rows])
+    return Rows(ids, targets, weights, images, torch.tensor([e.passage for e, _ in rows]))

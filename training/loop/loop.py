@@ -157,6 +157,7 @@ def train(
         recipe.keep_classes,
         recipe.hide_patches,
         recipe.maps,
+        0.0 if recipe.documents is None else recipe.documents.find,
     )
     objective, optimiser = accelerator.prepare(objective, optimiser)
     critic = make_critic(recipe, tokenizer, data)

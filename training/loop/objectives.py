@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vlm.generate import generate
 from vlm.model.decoder import Projected
+from vlm.model.grounding import NO_PASSAGE
 from vlm.model.memory import Memory
 from vlm.model.model import IGNORE_INDEX, VisionLanguageModel
 from vlm.model.tags import Tags
@@ -24,7 +25,7 @@ from vlm.tokenizer import Tokenizer
 
 from ..evaluation.metrics.reward import CiderReward
 from ..recipe.recipe import MapLoss, SelfCritical
-from .examples import NOTHING_TOLD, Batch, Example, Rows, collate
+from .examples import NOTHING_TOLD, UNKNOWN_PASSAGE, Batch, Example, Rows, collate
 from .map_loss import map_loss
 
 # Stands for the end of a caption in the reward: a caption that stops after "with a" then pays for it.
@@ -65,6 +66,7 @@ class Likelihood(nn.Module):
     adds, that many times, the divergence of the tagger's classes from those of the encoder as it is now.
     `hide_patches` is the share of images of which, while learning, only their tags can be read. With `maps` the mean
     divergence of words' attention from what hiding patches does is added to the mean cross-entropy, by its weight.
+    Beside passages the cross-entropy of where a row's answer stands is added, `find` times.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Likelihood(nn.Module):
         keep_classes: float = 0.0,
         hide_patches: float = 0.0,
         maps: MapLoss | None = None,
+        find: float = 0.0,
     ) -> None:
         super().__init__()
         if recompute and any(p.requires_grad for p in model.vision.parameters()):
@@ -84,6 +87,7 @@ class Likelihood(nn.Module):
         self.recompute = recompute
         self.hide_patches = hide_patches
         self.maps = maps
+        self.find = find
         self.keep_classes = keep_classes
         self.first: nn.Module | None = None
         if keep_classes:
@@ -138,14 +142,34 @@ class Likelihood(nn.Module):
         # On a CPU the gradient of fused attention takes longer than all of the decoder's other products.
         plain = torch.is_grad_enabled() and rows.ids.device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-            hidden = self.model.decoder(rows.ids, projected.select(rows.image)).hidden  # (R, T, D)
+            chosen = projected.select(rows.image)
+            decoded = self.model.decoder(rows.ids, chosen)
         kept = rows.targets != IGNORE_INDEX  # (R, T)
-        logits = self.model.decoder.logits(hidden[kept]).float()  # (K, V)
+        logits = self.model.decoder.logits(decoded.hidden[kept]).float()  # (K, V)
         losses = F.cross_entropy(
             logits, rows.targets[kept], label_smoothing=self.label_smoothing, reduction="none"
         )
         # Not a product of vectors, which autocast would take in half precision.
-        return (losses * rows.weights[:, None].expand_as(kept)[kept]).sum()
+        weighted = (losses * rows.weights[:, None].expand_as(kept)[kept]).sum()
+        if not self.find or decoded.found is None:
+            return weighted
+        assert chosen.grounding is not None
+        first = kept.int().argmax(dim=1)  # (R,)
+        found = decoded.found[torch.arange(len(first), device=first.device), first]  # (R, P + 1)
+        numbers = chosen.grounding.numbers
+        numbers = numbers.repeat_interleave(len(found) // len(numbers), dim=0)
+        return weighted + self.find * not_found(found, numbers, rows.passage)
+
+
+def not_found(found: Tensor, numbers: Tensor, passages: Tensor) -> Tensor:
+    """The summed cross-entropy in nats of the passages `(R,)` in which answers stand.
+
+    `found` `(R, P + 1)` are log-probabilities of the passages' slots and of nowhere; `numbers` `(R, P)` says whose a
+    slot is.
+    """
+    told = passages != UNKNOWN_PASSAGE
+    there = F.pad(numbers[told], (0, 1), value=NO_PASSAGE) == passages[told, None]
+    return -found[told].masked_fill(~there, float("-inf")).logsumexp(dim=1).sum()
 
 
 class SelfCritic:
@@ -198,7 +222,7 @@ class SelfCritic:
         rows: list[list[Example]] = [[] for _ in batch.keys]
         for image, texts, weights in zip(images, samples, (rewards - baseline).tolist()):
             rows[image] = [Example(prompt, text, weight) for text, weight in zip(texts, weights)]
-        sampled = tuple(c.to(device) for c in collate(rows, self.tokenizer.pad))
+        sampled = tuple(c.map(lambda t: t.to(device)) for c in collate(rows, self.tokenizer.pad))
         asked = tuple(chunk for chunk in map(self._asked, batch.chunks) if len(chunk.ids))
         return replace(batch, chunks=sampled + asked), rewards.flatten().tolist()
 
@@ -219,4 +243,4 @@ class SelfCritic:
     def _asked(self, rows: Rows) -> Rows:
         """The rows of questions."""
         kept = rows.ids[:, 0] != caption_prompt(self.tokenizer).ids[0]
-        return Rows(rows.ids[kept], rows.targets[kept], rows.weights[kept], rows.image[kept])
+        return rows.map(lambda t: t[kept])

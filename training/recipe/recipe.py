@@ -209,12 +209,14 @@ class MapLoss:
 class InventedDocuments:
     """Beside every image stand up to `passages` passages of invented facts, and up to `questions` are asked.
 
-    A passage has at most `length` tokens; what is longer is cut.
+    A passage has at most `length` tokens; what is longer is cut. The cross-entropy of where an answer stands counts
+    `find` times beside the answer's own.
     """
 
     passages: Count = 8
     questions: Count = 8
     length: Count = 64
+    find: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)

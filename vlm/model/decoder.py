@@ -107,12 +107,14 @@ def _real(part: Projected, size: int, longest: int) -> Tensor:
 class Decoded:
     """What a pass gives: hidden states `(R, T, D)`, the grown cache, and when asked, cross-attention.
 
-    `cross_attention` has one `(R, H, T, S)` for each cross-attention sublayer, undetached.
+    `cross_attention` has one `(R, H, T, S)` for each cross-attention sublayer, undetached. Beside passages `found`
+    `(R, T, P + 1)` has log-probabilities that what is asked for is at one of their slots, or nowhere; see `Match`.
     """
 
     hidden: Tensor
     cache: Cache
     cross_attention: tuple[Tensor, ...] = ()
+    found: Tensor | None = None
 
 
 class Decoder(nn.Module):
@@ -182,12 +184,12 @@ class Decoder(nn.Module):
         before, behind = (cache[:own], cache[own:]) if cache else ((), ())
         run = self.run(ids, positions, cross_layers, before, self_mask, cross_mask, explicit)
         words = self.token_embedding(ids)
-        hidden, grown, looked = grounding.apart(
+        hidden, grown, looked, found = grounding.apart(
             run.hidden, words, grounding, behind, self_mask, explicit
         )
         more = grounding.mask.shape[1] - projected._first.shape[-2]  # slots that these layers lack
         padded = tuple(F.pad(attention, (0, more)) for attention in run.cross_attention)
-        return Decoded(hidden, run.cache + grown, padded + looked)
+        return Decoded(hidden, run.cache + grown, padded + looked, found)
 
     def run(
         self,

@@ -1,10 +1,11 @@
 """Passages of documents as what a text attends to beside an image, and words of them copied.
 
 The decoder stays as it is: without passages every caption and answer is what it was. Behind its last layer stand a few
-more that run where there are passages alone. They cross-attend to the whole memory, patches, tags and passages in one
-softmax, so that shares of all sources can be compared, and end in a pointer over the passages' tokens beside the
-vocabulary (after See, Liu and Manning, ACL 2017; here in logits, as tied embeddings allow), so that a name which no
-text has had before comes out right.
+more that run where there are passages alone. The first looks at the image and at the text. Then a match tells where in
+the passages there is what the text asks for, or that it is nowhere, and the others cross-attend to the whole memory,
+patches, tags and passages, by that: one softmax, so that shares of all sources can be compared. They end in a pointer
+over the passages' tokens beside the vocabulary (after See, Liu and Manning, ACL 2017; here in logits, as tied
+embeddings allow), so that a name which no text has had before comes out right.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm.model.attention import Attention, KeyValue
+from vlm.model.attention import Attention, KeyValue, joined
 from vlm.model.config import DecoderConfig, DocumentsConfig
 from vlm.model.memory import Memory, Segment
 from vlm.model.sublayers import MLP, Sublayer, run_sublayers
 
 NO_TOKEN = -1  # behind a passage's last token
+NO_PASSAGE = -1  # of a slot that is none of a passage's
+AROUND = 16  # tokens; about a sentence
+FAINTEST = -12.0  # as little as the match counts
 PASSAGE = "passage "  # and its number: what its segment is called
 
 
@@ -32,55 +36,57 @@ class Grounding:
 
     `layers` has `(B, H, S, D / H)` of keys and of values for each; `mask` `(B, S)` is True where a slot is real.
     `pointer` has the keys of the passages' slots `(B, 1, P, K)` and the word embeddings that they stand for `(B, 1, P,
-    D)`, and `of_passages` `(B, P)` is True where such a slot is real. `apart` are the layers themselves.
+    D)`, `match` other keys of theirs, and `numbers` `(B, P)` says of which passage, from 0, each is, or NO_PASSAGE.
+    `apart` are the layers themselves.
     """
 
     apart: DocumentLayers
     layers: tuple[KeyValue, ...]
     mask: Tensor
     pointer: KeyValue
-    of_passages: Tensor
+    match: Tensor
+    numbers: Tensor
 
-    def map(
-        self, function: Callable[[Tensor], Tensor], mask: Tensor, of_passages: Tensor
-    ) -> Grounding:
-        """The same of other masks, with a function of all that is `(B, ..., S, D)`."""
+    def map(self, function: Callable[[Tensor], Tensor], mask: Tensor, numbers: Tensor) -> Grounding:
+        """The same of another mask and numbers, with a function of all that is `(B, ..., S, D)`."""
         layers = tuple((function(keys), function(values)) for keys, values in self.layers)
         pointer = function(self.pointer[0]), function(self.pointer[1])
-        return Grounding(self.apart, layers, mask, pointer, of_passages)
+        return Grounding(self.apart, layers, mask, pointer, function(self.match), numbers)
 
     def select(self, rows: Tensor) -> Grounding:
         """The grounding of some images of the batch."""
-        return self.map(lambda x: x.index_select(0, rows), self.mask[rows], self.of_passages[rows])
+        return self.map(lambda x: x.index_select(0, rows), self.mask[rows], self.numbers[rows])
 
     def showing(self, shown: Tensor) -> Grounding:
         """One image's grounding with the slots `shown` `(N, S)` alone, N times as views."""
-        passages = shown[:, shown.shape[1] - self.of_passages.shape[1] :]
-        return self.map(lambda x: x.expand(len(shown), *x.shape[1:]), shown, passages)
+        passages = shown[:, shown.shape[1] - self.numbers.shape[1] :]
+        numbers = self.numbers.where(passages, NO_PASSAGE)
+        return self.map(lambda x: x.expand(len(shown), *x.shape[1:]), shown, numbers)
 
     @staticmethod
     def stack(parts: Sequence[Grounding]) -> Grounding:
         """Several as one batch; those with fewer slots of passages, which are the last, are padded, and it masked."""
-        longest = max(part.of_passages.shape[1] for part in parts)
-        more = [longest - part.of_passages.shape[1] for part in parts]
+        longest = max(part.numbers.shape[1] for part in parts)
+        more = [longest - part.numbers.shape[1] for part in parts]
 
-        def joined(tensors: Sequence[Tensor]) -> Tensor:
+        def padded(tensors: Sequence[Tensor]) -> Tensor:
             return torch.cat([F.pad(x, (0, 0, 0, n)) for x, n in zip(tensors, more)])
 
-        def masks(tensors: Sequence[Tensor]) -> Tensor:
-            return torch.cat([F.pad(x, (0, n)) for x, n in zip(tensors, more)])
+        def told(tensors: Sequence[Tensor], value: int) -> Tensor:
+            return torch.cat([F.pad(x, (0, n), value=value) for x, n in zip(tensors, more)])
 
         layers = tuple(
-            (joined([k for k, _ in layer]), joined([v for _, v in layer]))
+            (padded([k for k, _ in layer]), padded([v for _, v in layer]))
             for layer in zip(*(part.layers for part in parts))
         )
-        pointer = joined([p.pointer[0] for p in parts]), joined([p.pointer[1] for p in parts])
+        pointer = padded([p.pointer[0] for p in parts]), padded([p.pointer[1] for p in parts])
         return Grounding(
             parts[0].apart,
             layers,
-            masks([part.mask for part in parts]),
+            told([part.mask for part in parts], False),
             pointer,
-            masks([part.of_passages for part in parts]),
+            padded([part.match for part in parts]),
+            told([part.numbers for part in parts], NO_PASSAGE),
         )
 
 
@@ -116,6 +122,71 @@ class PassageReader(nn.Module):
         return self.final_norm(x)
 
 
+class Match(nn.Module):
+    """Where in passages there is what a text asks for.
+
+    Late interaction (ColBERT, Khattab and Zaharia, SIGIR 2020): each token of the text finds its likest among those
+    around a slot of a passage, and counts as much as the token that asks attends to it.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.word = nn.Linear(width, channels)
+        self.meant = nn.Linear(width, channels, bias=False)
+        self.slot = nn.Linear(width, channels)
+        self.around = nn.Linear(width, channels, bias=False)
+        self.asks = nn.Linear(width, channels)
+        self.counts = nn.Linear(width, channels)
+        self.nowhere = nn.Linear(width, 1)
+        self.sharpness = nn.Parameter(torch.tensor(4.0))
+
+    def keys(self, words: Tensor, slots: Tensor) -> Tensor:
+        """Keys `(..., K)` of slots of passages `(..., D)` and the words that they stand for."""
+        return self.slot(words) + self.around(slots)
+
+    def forward(
+        self,
+        x: Tensor,
+        words: Tensor,
+        grounding: Grounding,
+        past: KeyValue | None,
+        self_mask: Tensor | None,
+    ) -> tuple[Tensor, KeyValue]:
+        """Log-probabilities `(R, T, P + 1)` that what states `(R, T, D)` ask for is at a slot, or nowhere; the cache.
+
+        `words` are the embeddings of the tokens themselves.
+        """
+        x = self.norm(x)
+        new = self.word(words) + self.meant(x), self.counts(x)
+        meant, counts = joined(past, (new[0][:, None], new[1][:, None]))  # (R, 1, L, K)
+        images, scale = len(grounding.match), counts.shape[-1] ** -0.5
+        keys = grounding.match[:, 0].transpose(1, 2)
+        alike = meant.reshape(images, -1, meant.shape[-1]) @ keys * scale  # (B, n * L, P)
+        alike = best_around(alike, grounding.numbers).view(len(x), meant.shape[2], -1)
+        weights = (self.asks(x) @ counts[:, 0].transpose(1, 2) * scale)[:, None]  # (R, 1, T, L)
+        if self_mask is not None:
+            weights = weights.masked_fill(~self_mask, float("-inf"))
+        found = weights[:, 0].softmax(dim=-1) @ alike  # (R, T, P)
+        missing = (grounding.numbers == NO_PASSAGE).repeat_interleave(len(x) // images, dim=0)
+        found = (self.sharpness * found).masked_fill(missing[:, None], float("-inf"))
+        chances = torch.cat([found, self.nowhere(x)], dim=-1).float().log_softmax(dim=-1)
+        return chances, (meant, counts)
+
+
+def best_around(scores: Tensor, numbers: Tensor) -> Tensor:
+    """The highest of scores `(B, L, P)` among slots less than AROUND away in a passage, by numbers `(B, P)`."""
+    step = 1
+    while step < min(AROUND, numbers.shape[1]):  # so far the best of those less than `step` away
+        other = (numbers[:, step:] != numbers[:, :-step])[:, None]
+        later = scores[..., step:].masked_fill(other, float("-inf"))
+        earlier = scores[..., :-step].masked_fill(other, float("-inf"))
+        scores = torch.maximum(scores, F.pad(later, (0, step), value=float("-inf")))
+        scores = torch.maximum(scores, F.pad(earlier, (step, 0), value=float("-inf")))
+        step *= 2
+    return scores
+
+
 class DocumentLayers(nn.Module):
     """Layers behind a decoder's last, and the pointer; see the module's docstring."""
 
@@ -123,12 +194,15 @@ class DocumentLayers(nn.Module):
         super().__init__()
         width = decoder.width
         self.sublayers = _layers("scm", config.layers, config, decoder)
+        self.match = Match(width, config.pointer_width)
+        self.trust = nn.Parameter(torch.ones(decoder.heads))  # of each head in the match
         self.memory_norm = nn.LayerNorm(decoder.memory_width)
         self.pointer_norm = nn.LayerNorm(width)
         self.word_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, config.pointer_width)
         self.key = nn.Linear(width, config.pointer_width)
         self.key_before = nn.Linear(width, config.pointer_width, bias=False)
+        self.pointer_trust = nn.Parameter(torch.ones(()))
         self.nothing = nn.Parameter(torch.zeros(config.pointer_width))  # the key of copying nothing
         self.reluctance = nn.Parameter(torch.tensor(6.0))  # by how much that comes first
         self.strength = nn.Parameter(torch.ones(()))  # of a copied word's embedding
@@ -146,7 +220,10 @@ class DocumentLayers(nn.Module):
         keys = self.key(slots) + self.key_before(F.pad(slots, (0, 0, 1, -1)))
         embedded = words(ids.clamp(min=0)).detach()
         pointer = keys.flatten(1, 2)[:, None], embedded.flatten(1, 2)[:, None]
-        return Grounding(self, tuple(layers), memory.real, pointer, ids.flatten(1) != NO_TOKEN)
+        match = self.match.keys(self.word_norm(embedded), slots).flatten(1, 2)[:, None]
+        numbers = torch.arange(ids.shape[1], device=ids.device)[:, None].expand_as(ids)
+        numbers = numbers.where(ids != NO_TOKEN, NO_PASSAGE).flatten(1)
+        return Grounding(self, tuple(layers), memory.real, pointer, match, numbers)
 
     def forward(
         self,
@@ -156,33 +233,56 @@ class DocumentLayers(nn.Module):
         past: tuple[KeyValue, ...],
         self_mask: Tensor | None,
         explicit: bool,
-    ) -> tuple[Tensor, tuple[KeyValue, ...], tuple[Tensor, ...]]:
-        """Hidden states `(R, T, D)` behind the decoder's, with the grown cache and, if `explicit`, the attention.
+    ) -> tuple[Tensor, tuple[KeyValue, ...], tuple[Tensor, ...], Tensor]:
+        """Hidden states `(R, T, D)` behind the decoder's, with the grown cache, if `explicit` the attention, the match.
 
         A decoder's last states tell of the token that follows; `words` are the embeddings of the tokens themselves, so
-        that they are found in passages. `past` is the layers' own cache, one entry each or none. The attention is
-        `(R, H, T, S)` of each layer.
+        that they are found in passages. `past` is the layers' own cache, with the match's as its second entry, or none.
+        The attention is `(R, H, T, S)` of each layer, the match `(R, T, P + 1)` as `Match` gives it.
         """
         words = self.word_norm(words.detach())
-        sublayers = cast("Iterable[Sublayer]", self.sublayers)
+        first, rest = self.sublayers[:3], self.sublayers[3:]
         mask = grounding.mask[:, None, None, :]
         x, grown, looked = run_sublayers(
-            sublayers, hidden + words, grounding.layers, past, self_mask, mask, explicit
+            first, hidden + words, grounding.layers[:1], past[:1], self_mask, mask, explicit
         )
-        return x - words + self.strength * self.copied(x, grounding), grown, looked
+        found, matched = self.match(x, words, grounding, next(iter(past[1:]), None), self_mask)
+        near = found[..., :-1].clamp(min=FAINTEST).to(x.dtype)
+        x, more_grown, more_looked = run_sublayers(
+            rest, x, grounding.layers[1:], past[2:], self_mask, self._by(near, grounding), explicit
+        )
+        copied = self.copied(x, near, grounding)
+        return (
+            x - words + self.strength * copied,
+            (*grown, matched, *more_grown),
+            looked + more_looked,
+            found,
+        )
 
-    def copied(self, x: Tensor, grounding: Grounding) -> Tensor:
+    def _by(self, near: Tensor, grounding: Grounding) -> Tensor:
+        """What heads add to their scores of all slots, `(B, H, n * T, S)`, for the match `(R, T, P)`."""
+        mask = grounding.mask[:, None, None, :]
+        near = near.reshape(len(mask), 1, -1, near.shape[-1]) * self.trust[:, None, None]
+        added = F.pad(near, (mask.shape[-1] - near.shape[-1], 0))
+        return added.masked_fill(~mask, float("-inf"))
+
+    def copied(self, x: Tensor, near: Tensor, grounding: Grounding) -> Tensor:
         """The embedding of what the pointer points at, `(R, T, D)`, shorter the more it points at nothing."""
-        weights = self.points(x, grounding)  # (B, n * T, P)
+        weights = self.points(x, near, grounding)  # (B, n * T, P)
         return (weights @ grounding.pointer[1][:, 0]).view_as(x)
 
-    def points(self, x: Tensor, grounding: Grounding) -> Tensor:
-        """The pointer's weights `(B, n * T, P)` on the passages' slots for states `(B * n, T, D)`; up to 1 in sum."""
+    def points(self, x: Tensor, near: Tensor, grounding: Grounding) -> Tensor:
+        """The pointer's weights `(B, n * T, P)` on the passages' slots for states `(B * n, T, D)`; up to 1 in sum.
+
+        The match `near` `(B * n, T, P)` is added to its scores.
+        """
         keys = grounding.pointer[0][:, 0]  # (B, P, K)
         queries = self.query(self.pointer_norm(x)) / keys.shape[-1] ** 0.5
         queries = queries.reshape(len(keys), -1, keys.shape[-1])  # (B, n * T, K)
-        scores = queries @ keys.transpose(1, 2)
-        scores = scores.masked_fill(~grounding.of_passages[:, None], float("-inf"))
+        scores = queries @ keys.transpose(1, 2) + self.pointer_trust * near.reshape(
+            len(keys), -1, keys.shape[1]
+        )
+        scores = scores.masked_fill((grounding.numbers == NO_PASSAGE)[:, None], float("-inf"))
         nothing = self.reluctance + queries @ self.nothing
         return torch.cat([scores, nothing[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
 
@@ -258,6 +358,8 @@ def start_documents(documents: Documents, words: nn.Embedding) -> None:
     layers.query.weight.copy_(2 * alike)
     layers.key.weight.copy_(alike)
     layers.key_before.weight.copy_(alike)
+    layers.match.word.weight.copy_(alike)
+    layers.match.slot.weight.copy_(alike)
 
 
 def _first(sublayers: nn.ModuleList) -> Attention:
