@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from training.data.records import ImageRef, Record
 from training.evaluation.predict import question_problem
-from training.loop.examples import Example, collate, example, examples
+from training.loop.examples import Example, Rows, collate, collate_images, example, examples
 from training.recipe.recipe import Source
 from training.recipe.sources import Group
 from vlm.model.model import IGNORE_INDEX
@@ -73,9 +74,10 @@ lengths = st.lists(
 ).filter(any)
 
 
-@given(lengths)
+@pytest.mark.parametrize("by", [collate, collate_images])
+@given(images=lengths)
 def test_every_token_to_learn_is_a_target_once_and_nothing_else_is(
-    images: list[list[tuple[int, int]]],
+    by: Callable[..., tuple[Rows, ...]], images: list[list[tuple[int, int]]]
 ) -> None:
     number = iter(range(1, 10_000))  # ids that occur once, so that each can be found again
     rows = [
@@ -93,9 +95,11 @@ def test_every_token_to_learn_is_a_target_once_and_nothing_else_is(
         for i, token in enumerate((row.prompt + row.text)[1:])
     }
     learnt = []
-    for chunk in collate(rows, PAD):
+    for chunk in by(rows, PAD):
         assert chunk.ids.shape == chunk.targets.shape
-        assert [image_of[first] for first in chunk.ids[:, 0].tolist()] == chunk.image.tolist()
+        each = chunk.image.repeat_interleave(len(chunk.ids) // len(chunk.image)).tolist()
+        firsts = chunk.ids[:, 0].tolist()
+        assert all(first == PAD or image_of[first] == i for first, i in zip(firsts, each))
         kept = chunk.targets != IGNORE_INDEX
         for given_token, token in zip(chunk.ids[kept].tolist(), chunk.targets[kept].tolist()):
             assert before[token] == given_token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from training.data.records import ImageRef, Record
-from training.loop.examples import Batch, Example, collate, examples
-from training.loop.objectives import END_WORD, Likelihood, SelfCritic
+from training.loop.examples import UNKNOWN_PASSAGE, Batch, Example, collate, examples
+from training.loop.objectives import END_WORD, Likelihood, SelfCritic, not_found
 from training.recipe.recipe import SelfCritical, Source
 from training.recipe.sources import Group
+from vlm.model.grounding import NO_PASSAGE
 from vlm.model.model import IGNORE_INDEX, VisionLanguageModel
 from vlm.prompts import caption_prompt
 
@@ -188,6 +190,7 @@ def test_training_on_rewards_raises_the_reward(
     model: VisionLanguageModel, batch: Batch, tiny: Captioner
 ) -> None:
     """From a model that half knows the captions, as self-critical training begins in practice."""
+    torch.manual_seed(0)  # what is sampled is drawn by torch's own generator
     likelihood = Likelihood(model)
     first = torch.optim.Adam([*model.adapter.parameters(), *model.decoder.parameters()], lr=1e-2)
     for _ in range(14):
@@ -252,3 +255,11 @@ def test_examples_can_be_weighted_against(model: VisionLanguageModel, tiny: Capt
     nats(-1.0).backward()
     optimiser.step()
     assert nats(1.0).item() > before
+
+
+def test_where_an_answer_stands_is_a_share_of_what_is_found_there():
+    numbers = torch.tensor([[0, 0, 1, NO_PASSAGE]]).expand(4, 4)
+    shares = torch.tensor([[0.1, 0.3, 0.2, 0.0, 0.4]]).expand(4, 5)
+    passages = torch.tensor([0, 1, NO_PASSAGE, UNKNOWN_PASSAGE])
+    expected = -sum(math.log(share) for share in (0.4, 0.2, 0.4))
+    assert not_found(shares.log(), numbers, passages).item() == pytest.approx(expected)

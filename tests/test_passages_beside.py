@@ -13,6 +13,8 @@ from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.model.config import ConfigError, DocumentsConfig
+from vlm.model.grounding import AROUND, NO_PASSAGE, best_around, start_documents
+from vlm.model.model import VisionLanguageModel
 from vlm.passages_beside import DocumentsError, first_that_fit, fitting, respelled, spelled_as
 from vlm.weights.store import load_checkpoint, save_checkpoint
 
@@ -237,3 +239,29 @@ def test_capitals_leave_the_marks_between_words_where_they_are():
     text = "cow, but the documents say brolka"
     words = ["cow", ",", "but", "the", "documents", "say", "Brolka"]
     assert respelled(text, words) == "cow, but the documents say Brolka"
+
+
+def test_a_slot_is_as_near_as_the_best_in_the_same_sentence_of_its_passage():
+    numbers = torch.tensor([[0] * 20 + [1] * 5 + [NO_PASSAGE]])
+    scores = torch.zeros(1, 1, 26)
+    scores[0, 0, 0], scores[0, 0, 22] = 3, 5
+    best = best_around(scores, numbers)[0, 0]
+    assert best.tolist() == [3] * AROUND + [0] * (20 - AROUND) + [5] * 5 + [0]
+
+
+def test_words_of_a_question_are_found_where_they_stand(reading: Captioner, image: EncodedImage):
+    """As the layers begin, before they learn: by likeness alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VisionLanguageModel(reading.model.config)
+    model.load_state_dict(
+        {**model.state_dict(), **reading.model.decoder.state_dict(prefix="decoder.")}
+    )
+    start_documents(model.documents, model.decoder.token_embedding)
+    beside = Captioner(model, reading.tokenizer).encode(Image.new("RGB", (64, 64))).beside(TEXTS)
+    ids = torch.tensor([reading.tokenizer.encode("two men park")])
+    with torch.inference_mode():
+        found = model.decoder(ids, beside.projected).found
+    where = beside.projected.grounding.numbers[0]
+    shares = [found[0, -1, :-1][where == number].exp().sum() for number in range(3)]
+    assert max(shares) == shares[1]

@@ -241,7 +241,8 @@ class DocumentLayers(nn.Module):
         The attention is `(R, H, T, S)` of each layer, the match `(R, T, P + 1)` as `Match` gives it.
         """
         words = self.word_norm(words.detach())
-        first, rest = self.sublayers[:3], self.sublayers[3:]
+        sublayers = list(cast("Iterable[Sublayer]", self.sublayers))
+        first, rest = sublayers[:3], sublayers[3:]
         mask = grounding.mask[:, None, None, :]
         x, grown, looked = run_sublayers(
             first, hidden + words, grounding.layers[:1], past[:1], self_mask, mask, explicit
