@@ -13,8 +13,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vlm import __version__
 from vlm.errors import UserError, how_to_install
 from vlm.folder.beside import write_whole
@@ -158,6 +156,8 @@ def read_embedded(photo: str, problems: list[str]) -> dict[str, Any]:
 
 def _kinds_held(photo: str) -> set[str]:
     """Which kinds of metadata a photo has bytes of, whatever these are."""
+    from PIL import Image
+
     with suppress(Exception), Image.open(photo) as image:
         return {kind for kind in ("EXIF", "XMP") if image.info.get(kind.lower())}
     return set()
