@@ -129,6 +129,11 @@ def test_a_region_of_the_photo_is_hidden_and_the_passages_stay(image: EncodedIma
     )
 
 
+def test_passages_stay_beside_a_photo_of_which_a_part_is_painted_over(image: EncodedImage):
+    hidden = image.beside(TEXTS).without((0, 0, 32, 32), pixels=True)
+    assert [passage.text for passage in hidden.passages] == TEXTS
+
+
 def test_the_pointer_copies_what_it_points_at(reading: Captioner):
     layers = reading.model.documents.layers
     words = reading.model.decoder.token_embedding
@@ -229,6 +234,7 @@ def test_a_passage_that_is_too_long_by_itself_does_not_keep_others_out(tiny: Cap
         (["yes"], "nothing", ["yes"]),
         ([], "nothing", []),
         (["37", "euros"], "It costs 37 Euros.", ["37", "Euros"]),
+        (["istanbul", "park"], "It is in İstanbul Park.", ["İstanbul", "Park"]),
     ],
 )
 def test_words_are_spelled_as_a_passage_has_them(words, text, spelled):
@@ -239,6 +245,10 @@ def test_capitals_leave_the_marks_between_words_where_they_are():
     text = "cow, but the documents say brolka"
     words = ["cow", ",", "but", "the", "documents", "say", "Brolka"]
     assert respelled(text, words) == "cow, but the documents say Brolka"
+
+
+def test_a_capital_that_in_small_letters_is_two_is_written_too():
+    assert respelled("istanbul, park", ["İstanbul", "Park"]) == "İstanbul, Park"
 
 
 def test_a_slot_is_as_near_as_the_best_in_the_same_sentence_of_its_passage():

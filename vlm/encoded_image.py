@@ -288,7 +288,8 @@ class EncodedImage:
                     "some patches are hidden in the memory already; hide all in the picture, or all there"
                 )
             preprocess = self.captioner.preprocess
-            return self.captioner.encode(filled(self.picture, self.frame, preprocess, box, inside))
+            picture = filled(self.picture, self.frame, preprocess, box, inside)
+            return self.captioner.encode(picture).beside(self.passages)
         shown = slots_shown(self.memory, self.frame, box, inside)
         memory = replace(self.memory, mask=shown)
         return replace(self, memory=memory, projected=self.projected.showing(shown), whole=False)

@@ -107,7 +107,7 @@ def spelled_as(words: Sequence[str], passages: Sequence[Passage]) -> list[str]:
     """
     if not words:
         return []
-    pattern = re.compile(r"\W+".join(map(re.escape, words)), re.IGNORECASE)
+    pattern = re.compile(r"\W+".join(f"({re.escape(word)})" for word in words), re.IGNORECASE)
     found = [
         (
             match.start() == 0 or passage.text[: match.start()].rstrip()[-1:] in (".", "!", "?"),
@@ -120,20 +120,15 @@ def spelled_as(words: Sequence[str], passages: Sequence[Passage]) -> list[str]:
     ]
     if not found:
         return list(words)
-    match = min(found, key=lambda one: one[0])[1]
-    spelled, at = [], 0
-    for word in words:
-        at = match.group().lower().index(word.lower(), at)
-        spelled.append(match.group()[at : at + len(word)])
-        at += len(word)
-    return spelled
+    return list(min(found, key=lambda one: one[0])[1].groups())
 
 
 def respelled(text: str, words: Sequence[str]) -> str:
-    """A text with its words, in order, written as these, which are as long."""
+    """A text with its words, in order, written as these, which differ from them in capitals alone."""
     at = 0
     for word in words:
-        at = text.lower().index(word.lower(), at)
-        text = text[:at] + word + text[at + len(word) :]
-        at += len(word)
+        match = re.compile(re.escape(word), re.IGNORECASE).search(text, at)
+        assert match is not None
+        text = text[: match.start()] + word + text[match.end() :]
+        at = match.start() + len(word)
     return text

@@ -188,8 +188,8 @@ class DocumentsConfig:
     """What passages of documents are read by, and the layers behind the decoder that attend to them.
 
     The reader has `depth` layers and the decoder `layers` more, of the decoder's width and heads, with MLPs of
-    `mlp_ratio` times the width; what points at words has `pointer_width` channels. Up to `most` passages of `length`
-    tokens each are read at once.
+    `mlp_ratio` times the width; what points at words, and what finds them, has `pointer_width` channels. Up to `most`
+    passages of `length` tokens each are read at once.
     """
 
     depth: Count = 2

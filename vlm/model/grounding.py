@@ -1,11 +1,11 @@
 """Passages of documents as what a text attends to beside an image, and words of them copied.
 
 The decoder stays as it is: without passages every caption and answer is what it was. Behind its last layer stand a few
-more that run where there are passages alone. The first looks at the image and at the text. Then a match tells where in
-the passages there is what the text asks for, or that it is nowhere, and the others cross-attend to the whole memory,
-patches, tags and passages, by that: one softmax, so that shares of all sources can be compared. They end in a pointer
-over the passages' tokens beside the vocabulary (after See, Liu and Manning, ACL 2017; here in logits, as tied
-embeddings allow), so that a name which no text has had before comes out right.
+more that run where there are passages alone. They cross-attend to the whole memory, patches, tags and passages, in one
+softmax, so that shares of all sources can be compared. Behind the first of them a match tells where in the passages
+there is what the text asks for, or that it is nowhere, and the others attend by that. They end in a pointer over the
+passages' tokens beside the vocabulary (after See, Liu and Manning, ACL 2017; here in logits, as tied embeddings allow),
+so that a name which no text has had before comes out right.
 """
 
 from __future__ import annotations
