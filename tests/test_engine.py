@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from vlm.answers import Answer
 from vlm.captioner import BATCH, Captioner
 from vlm.encoded_image import EncodedImage
-from vlm.engine import Cancelled, Engine
+from vlm.engine import LINE_SECONDS, Cancelled, Engine
 from vlm.model.decoder import Projected
 from vlm.model.model import VisionLanguageModel
 from vlm.options import OptionError
@@ -274,6 +276,17 @@ def test_a_place_in_line_moves_up_when_someone_leaves(
     assert next(line) == 3
     engine.cancel("one")
     assert next(line) == 2
+
+
+def test_who_is_alone_waits_for_no_line(engine: Engine) -> None:
+    release = threading.Event()
+    mine = engine.call("me", partial(release.wait, 60))
+    start = time.perf_counter()
+    line = list(engine.line(mine))
+    took = time.perf_counter() - start
+    release.set()
+    assert line == []
+    assert took < LINE_SECONDS / 2
 
 
 def test_a_batch_is_shared_among_owners(

@@ -176,20 +176,21 @@ class Engine:
                 job.cancel()
 
     def line(self, job: Job[Any]) -> Iterator[int]:
-        """How many others have their turn before a request, whenever that changes, until it runs or is done."""
+        """How many others have their turn before a request, whenever that changes, until there are none."""
         shown = 0
-        while not job.done:
+        while True:
             with self._changed:
                 self._changed.wait_for(partial(self._has_moved, job, shown), LINE_SECONDS)
                 before = self._before(job)
-            if before and before != shown:
-                yield before
             if not before:
                 return
+            if before != shown:
+                yield before
             shown = before
 
     def _has_moved(self, job: Job[Any], shown: int) -> bool:
-        return self._before(job) != shown
+        before = self._before(job)
+        return not before or before != shown
 
     def _before(self, job: Job[Any]) -> int:
         """How many others run or wait before a request; 0 once it runs or is done."""
