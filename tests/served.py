@@ -20,7 +20,9 @@ PHOTOS = sorted((Path(__file__).resolve().parent.parent / "assets" / "examples")
 @contextmanager
 def served(app: ASGIApp) -> Iterator[str]:
     """Its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    # Clients of Gradio keep a stream open as long as they live, which must not keep the server.
+    config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

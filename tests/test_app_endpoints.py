@@ -37,8 +37,10 @@ def address(tiny: Captioner) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def client(address: str) -> Client:
-    return Client(address, verbose=False)
+def client(address: str) -> Iterator[Client]:
+    client = Client(address, verbose=False)
+    yield client
+    client.close()
 
 
 def same(found: Any, expected: dict[str, Any]) -> None:
