@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def test_a_run_that_goes_on_forgets_what_came_after(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # killed while it wrote
     assert [m["step"] for m in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    # Files of one second are read in the order of their numbers as texts, 10 before 9; a run goes on in a later one.
+    time.sleep(1)
     with Monitor(tmp_path, step=3, steps=9) as monitor:
         monitor.step(figures(4, again=1.0))
     metrics = read_metrics(tmp_path / "metrics.jsonl")
