@@ -134,21 +134,6 @@ def test_passages_stay_beside_a_photo_of_which_a_part_is_painted_over(image: Enc
     assert [passage.text for passage in hidden.passages] == TEXTS
 
 
-def test_the_pointer_copies_what_it_points_at(reading: Captioner):
-    layers = reading.model.documents.layers
-    words = reading.model.decoder.token_embedding
-    ids = torch.tensor([[300, 301, 302]])
-    memory = reading.encode(Image.new("RGB", (64, 64))).memory
-    slots, grounding = reading.model.documents(memory, ids[None], words)
-    state = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(0))
-    key = torch.zeros(1, 1, 3, layers.query.out_features)
-    key[0, 0, 1] = 100 * layers.query(layers.pointer_norm(state))[0, 0].detach()
-    planted = replace(grounding, pointer=(key, grounding.pointer[1]))
-    copied = layers.copied(state, torch.zeros(1, 1, 3), planted)
-    torch.testing.assert_close(copied[0, 0], words.weight[301].detach(), atol=1e-3, rtol=1e-3)
-    assert slots.tokens.shape[1] == memory.tokens.shape[1] + 3
-
-
 def test_a_checkpoint_keeps_its_layers(reading: Captioner, image: EncodedImage, tmp_path, photo):
     save_checkpoint(tmp_path, reading.model, reading.tokenizer, torch.float32)
     again = Captioner(*load_checkpoint(tmp_path)).encode(photo)
@@ -267,7 +252,9 @@ def test_words_of_a_question_are_found_where_they_stand(reading: Captioner, imag
     model.load_state_dict(
         {**model.state_dict(), **reading.model.decoder.state_dict(prefix="decoder.")}
     )
-    start_documents(model.documents, model.decoder.token_embedding)
+    words = model.decoder.token_embedding
+    inside = reading.tokenizer.inside_words(words.num_embeddings)
+    start_documents(model.documents, words, inside)
     beside = Captioner(model, reading.tokenizer).encode(Image.new("RGB", (64, 64))).beside(TEXTS)
     ids = torch.tensor([reading.tokenizer.encode("two men park")])
     with torch.inference_mode():

@@ -16,6 +16,8 @@ from vlm.typed import check_fields
 # A word, or one punctuation mark: "dog-sled's," is two.
 _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
+UNFINISHED = "\ufffd"  # bytes that only with others are a character
+
 # Tokens of models that mark fields or places, see `vlm.fields` and `vlm.boxes`.
 _MARK = re.compile(r"</?s_.+>|<sep/>|<loc_\d+>")
 
@@ -108,6 +110,13 @@ class Tokenizer:
         begins = [start == 0 or text[start].isspace() for start, _ in encoded.offsets]
         parts = [text[start:end].strip() for start, end in encoded.offsets]
         return encoded.ids, [f" {part}" if new else part for new, part in zip(begins, parts)]
+
+    def inside_words(self, size: int) -> list[bool]:
+        """Of each of the first `size` ids, whether its token goes on within a word, as "ing" and no mark does."""
+        word = self.encode("a")
+        begun = len(self.decode(word))
+        rests = [self.decode([*word, i])[begun:] for i in range(size)]
+        return [bool(rest) and (rest[0].isalnum() or rest[0] == UNFINISHED) for rest in rests]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens are dropped, and what a mark parts has a space between."""

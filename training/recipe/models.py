@@ -60,7 +60,7 @@ def start_model(
             licence=recipe.licence or start.config.licence,
         )
         if recipe.documents is not None:
-            return with_documents(start, config), tokenizer
+            return with_documents(start, config, tokenizer), tokenizer
         # What was fitted to the start is not true of what is learnt from it.
         config = replace(config, calibration=CalibrationConfig(), verdict=None)
         start.likeness = None
@@ -75,14 +75,17 @@ def start_model(
     return new_model(recipe, texts, tokenizer_file)
 
 
-def with_documents(start: VisionLanguageModel, config: ModelConfig) -> VisionLanguageModel:
+def with_documents(
+    start: VisionLanguageModel, config: ModelConfig, tokenizer: Tokenizer
+) -> VisionLanguageModel:
     """The model of a checkpoint with layers for passages, new ones where it has none."""
     new = config.documents is None
     model = VisionLanguageModel(replace(config, documents=config.documents or DocumentsConfig()))
     model.load_state_dict({**model.state_dict(), **start.state_dict()})
     if new:
         assert model.documents is not None
-        start_documents(model.documents, model.decoder.token_embedding)
+        words = model.decoder.token_embedding
+        start_documents(model.documents, words, tokenizer.inside_words(words.num_embeddings))
     return model
 
 

@@ -194,7 +194,7 @@ class DocumentsConfig:
 
     depth: Count = 2
     layers: Count = 2
-    mlp_ratio: Positive = 1.0
+    mlp_ratio: Positive = 0.5
     pointer_width: Count = 128
     length: Count = 64
     most: Count = 8

@@ -185,7 +185,7 @@ class Decoder(nn.Module):
         run = self.run(ids, positions, cross_layers, before, self_mask, cross_mask, explicit)
         words = self.token_embedding(ids)
         hidden, grown, looked, found = grounding.apart(
-            run.hidden, words, grounding, behind, self_mask, explicit
+            run.hidden, ids, words, grounding, behind, self_mask, explicit
         )
         more = grounding.mask.shape[1] - projected._first.shape[-2]  # slots that these layers lack
         padded = tuple(F.pad(attention, (0, more)) for attention in run.cross_attention)

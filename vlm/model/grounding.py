@@ -4,8 +4,7 @@ The decoder stays as it is: without passages every caption and answer is what it
 more that run where there are passages alone. They cross-attend to the whole memory, patches, tags and passages, in one
 softmax, so that shares of all sources can be compared. Behind the first of them a match tells where in the passages
 there is what the text asks for, or that it is nowhere, and the others attend by that. They end in a pointer over the
-passages' tokens beside the vocabulary (after See, Liu and Manning, ACL 2017; here in logits, as tied embeddings allow),
-so that a name which no text has had before comes out right.
+passages' tokens beside the vocabulary; see `vlm.model.pointer`.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 from vlm.model.attention import Attention, KeyValue, joined
 from vlm.model.config import DecoderConfig, DocumentsConfig
 from vlm.model.memory import Memory, Segment
+from vlm.model.pointer import NO_PASSAGE, NO_TOKEN, Pointer
 from vlm.model.sublayers import MLP, Sublayer, run_sublayers
 
-NO_TOKEN = -1  # behind a passage's last token
-NO_PASSAGE = -1  # of a slot that is none of a passage's
 AROUND = 16  # tokens; about a sentence
 FAINTEST = -12.0  # as little as the match counts
 PASSAGE = "passage "  # and its number: what its segment is called
@@ -36,8 +34,8 @@ class Grounding:
 
     `layers` has `(B, H, S, D / H)` of keys and of values for each; `mask` `(B, S)` is True where a slot is real.
     `pointer` has the keys of the passages' slots `(B, 1, P, K)` and the word embeddings that they stand for `(B, 1, P,
-    D)`, `match` other keys of theirs, and `numbers` `(B, P)` says of which passage, from 0, each is, or NO_PASSAGE.
-    `apart` are the layers themselves.
+    D)`, `match` other keys of theirs. Each has the token `ids` `(B, P)` and is of the passage `numbers` `(B, P)`, from
+    0, or of NO_PASSAGE. `apart` are the layers themselves.
     """
 
     apart: DocumentLayers
@@ -45,23 +43,29 @@ class Grounding:
     mask: Tensor
     pointer: KeyValue
     match: Tensor
+    ids: Tensor
     numbers: Tensor
 
-    def map(self, function: Callable[[Tensor], Tensor], mask: Tensor, numbers: Tensor) -> Grounding:
-        """The same of another mask and numbers, with a function of all that is `(B, ..., S, D)`."""
+    def map(
+        self, function: Callable[[Tensor], Tensor], mask: Tensor, ids: Tensor, numbers: Tensor
+    ) -> Grounding:
+        """The same of another mask, ids and numbers, with a function of all that is `(B, ..., S, D)`."""
         layers = tuple((function(keys), function(values)) for keys, values in self.layers)
         pointer = function(self.pointer[0]), function(self.pointer[1])
-        return Grounding(self.apart, layers, mask, pointer, function(self.match), numbers)
+        return Grounding(self.apart, layers, mask, pointer, function(self.match), ids, numbers)
 
     def select(self, rows: Tensor) -> Grounding:
         """The grounding of some images of the batch."""
-        return self.map(lambda x: x.index_select(0, rows), self.mask[rows], self.numbers[rows])
+        return self.map(
+            lambda x: x.index_select(0, rows), self.mask[rows], self.ids[rows], self.numbers[rows]
+        )
 
     def showing(self, shown: Tensor) -> Grounding:
         """One image's grounding with the slots `shown` `(N, S)` alone, N times as views."""
         passages = shown[:, shown.shape[1] - self.numbers.shape[1] :]
         numbers = self.numbers.where(passages, NO_PASSAGE)
-        return self.map(lambda x: x.expand(len(shown), *x.shape[1:]), shown, numbers)
+        ids = self.ids.expand(len(shown), -1)
+        return self.map(lambda x: x.expand(len(shown), *x.shape[1:]), shown, ids, numbers)
 
     @staticmethod
     def stack(parts: Sequence[Grounding]) -> Grounding:
@@ -86,6 +90,7 @@ class Grounding:
             told([part.mask for part in parts], False),
             pointer,
             padded([part.match for part in parts]),
+            told([part.ids for part in parts], NO_TOKEN),
             told([part.numbers for part in parts], NO_PASSAGE),
         )
 
@@ -196,16 +201,9 @@ class DocumentLayers(nn.Module):
         self.sublayers = _layers("scm", config.layers, config, decoder)
         self.match = Match(width, config.pointer_width)
         self.trust = nn.Parameter(torch.ones(decoder.heads))  # of each head in the match
+        self.pointer = Pointer(width, config.pointer_width, decoder.vocab_size)
         self.memory_norm = nn.LayerNorm(decoder.memory_width)
-        self.pointer_norm = nn.LayerNorm(width)
         self.word_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, config.pointer_width)
-        self.key = nn.Linear(width, config.pointer_width)
-        self.key_before = nn.Linear(width, config.pointer_width, bias=False)
-        self.pointer_trust = nn.Parameter(torch.ones(()))
-        self.nothing = nn.Parameter(torch.zeros(config.pointer_width))  # the key of copying nothing
-        self.reluctance = nn.Parameter(torch.tensor(6.0))  # by how much that comes first
-        self.strength = nn.Parameter(torch.ones(()))  # of a copied word's embedding
 
     def ground(self, memory: Memory, ids: Tensor, words: nn.Embedding) -> Grounding:
         """What the layers attend to, of a memory whose last slots are the passages' tokens `ids` `(B, N, T)`."""
@@ -216,18 +214,18 @@ class DocumentLayers(nn.Module):
                 keys, values = cast("Attention", sublayer.body).project(tokens)
                 layers.append((keys.contiguous(), values.contiguous()))
         slots = memory.tokens[:, -ids[0].numel() :].unflatten(1, ids.shape[1:])  # (B, N, T, D)
-        # What stood before a token is a part of its key: to go on with a span is to find what was said last.
-        keys = self.key(slots) + self.key_before(F.pad(slots, (0, 0, 1, -1)))
         embedded = words(ids.clamp(min=0)).detach()
-        pointer = keys.flatten(1, 2)[:, None], embedded.flatten(1, 2)[:, None]
+        keys = self.pointer.keys(slots).flatten(1, 2)[:, None]
+        pointer = keys, embedded.flatten(1, 2)[:, None]
         match = self.match.keys(self.word_norm(embedded), slots).flatten(1, 2)[:, None]
         numbers = torch.arange(ids.shape[1], device=ids.device)[:, None].expand_as(ids)
         numbers = numbers.where(ids != NO_TOKEN, NO_PASSAGE).flatten(1)
-        return Grounding(self, tuple(layers), memory.real, pointer, match, numbers)
+        return Grounding(self, tuple(layers), memory.real, pointer, match, ids.flatten(1), numbers)
 
     def forward(
         self,
         hidden: Tensor,
+        ids: Tensor,
         words: Tensor,
         grounding: Grounding,
         past: tuple[KeyValue, ...],
@@ -236,26 +234,30 @@ class DocumentLayers(nn.Module):
     ) -> tuple[Tensor, tuple[KeyValue, ...], tuple[Tensor, ...], Tensor]:
         """Hidden states `(R, T, D)` behind the decoder's, with the grown cache, if `explicit` the attention, the match.
 
-        A decoder's last states tell of the token that follows; `words` are the embeddings of the tokens themselves, so
-        that they are found in passages. `past` is the layers' own cache, with the match's as its second entry, or none.
+        A decoder's last states tell of the token that follows; `ids` `(R, T)` are the tokens themselves and `words`
+        their embeddings, so that they are found in passages. `past` is the layers' own cache, or none: of the match
+        and of the tokens so far, and then of the sublayers.
         The attention is `(R, H, T, S)` of each layer, the match `(R, T, P + 1)` as `Match` gives it.
         """
         words = self.word_norm(words.detach())
         sublayers = list(cast("Iterable[Sublayer]", self.sublayers))
         first, rest = sublayers[:3], sublayers[3:]
         mask = grounding.mask[:, None, None, :]
+        matched, told = past[:2] or (None, None)
         x, grown, looked = run_sublayers(
-            first, hidden + words, grounding.layers[:1], past[:1], self_mask, mask, explicit
+            first, hidden + words, grounding.layers[:1], past[2:3], self_mask, mask, explicit
         )
-        found, matched = self.match(x, words, grounding, next(iter(past[1:]), None), self_mask)
+        found, matched = self.match(x, words, grounding, matched, self_mask)
         near = found[..., :-1].clamp(min=FAINTEST).to(x.dtype)
         x, more_grown, more_looked = run_sublayers(
-            rest, x, grounding.layers[1:], past[2:], self_mask, self._by(near, grounding), explicit
+            rest, x, grounding.layers[1:], past[3:], self_mask, self._by(near, grounding), explicit
         )
-        copied = self.copied(x, near, grounding)
+        said = ids[:, None, :, None]
+        told = joined(told, (said, said))  # a cache holds pairs
+        copied = self.pointer(x, near, told[0][:, 0, :, 0], grounding)
         return (
-            x - words + self.strength * copied,
-            (*grown, matched, *more_grown),
+            x - words + copied,
+            (matched, told, *grown, *more_grown),
             looked + more_looked,
             found,
         )
@@ -266,26 +268,6 @@ class DocumentLayers(nn.Module):
         near = near.reshape(len(mask), 1, -1, near.shape[-1]) * self.trust[:, None, None]
         added = F.pad(near, (mask.shape[-1] - near.shape[-1], 0))
         return added.masked_fill(~mask, float("-inf"))
-
-    def copied(self, x: Tensor, near: Tensor, grounding: Grounding) -> Tensor:
-        """The embedding of what the pointer points at, `(R, T, D)`, shorter the more it points at nothing."""
-        weights = self.points(x, near, grounding)  # (B, n * T, P)
-        return (weights @ grounding.pointer[1][:, 0]).view_as(x)
-
-    def points(self, x: Tensor, near: Tensor, grounding: Grounding) -> Tensor:
-        """The pointer's weights `(B, n * T, P)` on the passages' slots for states `(B * n, T, D)`; up to 1 in sum.
-
-        The match `near` `(B * n, T, P)` is added to its scores.
-        """
-        keys = grounding.pointer[0][:, 0]  # (B, P, K)
-        queries = self.query(self.pointer_norm(x)) / keys.shape[-1] ** 0.5
-        queries = queries.reshape(len(keys), -1, keys.shape[-1])  # (B, n * T, K)
-        scores = queries @ keys.transpose(1, 2) + self.pointer_trust * near.reshape(
-            len(keys), -1, keys.shape[1]
-        )
-        scores = scores.masked_fill((grounding.numbers == NO_PASSAGE)[:, None], float("-inf"))
-        nothing = self.reluctance + queries @ self.nothing
-        return torch.cat([scores, nothing[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
 
 
 class Documents(nn.Module):
@@ -343,22 +325,25 @@ def passage_ids(passages: Sequence[Sequence[Sequence[int]]]) -> Tensor:
 
 
 @torch.no_grad()
-def start_documents(documents: Documents, words: nn.Embedding) -> None:
+def start_documents(documents: Documents, words: nn.Embedding, inside: Sequence[bool]) -> None:
     """Set new layers so that they already do, roughly, what they are to learn.
 
     A passage's slots and a question's last state begin as sums of the words around them, and the pointer as their
     likeness, so that a word points at passages that share the question's; what it copies for certain has a logit of 12.
+    `inside` says which tokens go on within a word; see `Pointer`.
     """
     layers, reader = documents.layers, documents.reader
-    layers.strength.fill_(12 / words.weight.square().sum(dim=1).mean().item())
+    pointer = layers.pointer
+    pointer.inside.copy_(torch.tensor(inside))
+    pointer.strength.fill_(12 / words.weight.square().sum(dim=1).mean().item())
     for body in (_first(reader.sublayers), _first(layers.sublayers)):
         identity = torch.eye(body.out.weight.shape[0])
         body.key_value.weight[len(identity) :] = identity
         body.out.weight.copy_(identity)
-    alike = torch.randn_like(layers.query.weight) / layers.query.weight.shape[1] ** 0.5
-    layers.query.weight.copy_(2 * alike)
-    layers.key.weight.copy_(alike)
-    layers.key_before.weight.copy_(alike)
+    alike = torch.randn_like(pointer.query.weight) / pointer.query.weight.shape[1] ** 0.5
+    pointer.query.weight.copy_(2 * alike)
+    pointer.key.weight.copy_(alike)
+    pointer.key_before.weight.copy_(alike)
     layers.match.word.weight.copy_(alike)
     layers.match.slot.weight.copy_(alike)
 

@@ -1,0 +1,105 @@
+"""Copying from passages: what is pointed at, where a copy begins, and how it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from vlm.captioner import Captioner
+from vlm.model.grounding import Grounding
+from vlm.model.pointer import NO_PASSAGE, NO_TOKEN, Pointer, standing_before
+
+PLAIN, NAME, MIDDLE, LAST, COMMA = 1, 2, 3, 4, 5  # a name of three tokens, the latter two inside it
+PASSAGES = [[PLAIN, NAME, MIDDLE, LAST, COMMA], [MIDDLE, NAME, LAST, NO_TOKEN, NO_TOKEN]]
+
+
+@pytest.fixture
+def pointer() -> Pointer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = Pointer(width=8, channels=4, vocab_size=6)
+    made.inside[[MIDDLE, LAST]] = True
+    return made.eval()
+
+
+def weights(pointer: Pointer, said: list[int], near: torch.Tensor | None = None) -> torch.Tensor:
+    """Of the last token of `said`, `(10,)`, for slots that the state and the match tell nothing of."""
+    ids = torch.tensor(PASSAGES).view(1, -1)
+    numbers = torch.tensor([[0] * 5 + [1] * 5]).where(ids != NO_TOKEN, NO_PASSAGE)
+    keys = torch.zeros(1, 1, 10, 4)
+    grounding = Grounding(None, (), None, (keys, torch.zeros(1, 1, 10, 8)), None, ids, numbers)
+    near = torch.zeros(1, 1, 10) if near is None else near
+    with torch.no_grad():
+        return pointer.weights(torch.zeros(1, 1, 8), near, torch.tensor([said]), grounding)[0, 0]
+
+
+def test_a_copy_begins_where_a_word_does(pointer: Pointer):
+    begun = weights(pointer, [PLAIN + 4])  # what no passage has
+    assert begun.nonzero().flatten().tolist() == [0, 1, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("said", "next_slot"), [([NAME], 2), ([PLAIN, NAME, MIDDLE], 3), ([COMMA, PLAIN, NAME], 2)]
+)
+def test_a_name_goes_on_where_it_was(pointer: Pointer, said: list[int], next_slot: int):
+    near = torch.full((1, 1, 10), -3.0)
+    near[..., :5] = 0  # the match tells of which passage
+    following = weights(pointer, said, near)
+    assert following.argmax() == next_slot
+    assert following[next_slot] > 0.8
+
+
+def test_what_stands_before_a_slot_is_of_its_own_passage():
+    ids = torch.tensor([[7, 8, 7, 8, NO_TOKEN, 8]])
+    numbers = torch.tensor([[0, 0, 1, 1, NO_PASSAGE, 2]])
+    one, two, _ = standing_before(torch.tensor([[8, 7]]), 1, ids, numbers)
+    assert one[0, 0].tolist() == [False, True, False, True, False, False]
+    assert not two.any()  # 8, 7 stands in no passage
+
+
+def test_repeated_digits_are_told_apart_by_what_stands_before_both():
+    ids = torch.tensor([[1, 8, 8, 4]])
+    runs = standing_before(torch.tensor([[1, 8]]), 1, ids, torch.zeros_like(ids))
+    assert [alike[0, 0].tolist() for alike in runs][:2] == [
+        [False, False, True, True],
+        [False, False, True, False],
+    ]
+
+
+def test_every_end_of_a_text_looks_back_from_itself():
+    ids = torch.tensor([[1, 2, 3]])
+    said = torch.tensor([[1, 2, 9]])
+    numbers = torch.zeros_like(ids)
+    whole = torch.stack(list(standing_before(said, 3, ids, numbers)))  # (RUN, 1, 3, 3)
+    for end in range(3):
+        alone = torch.stack(list(standing_before(said[:, : end + 1], 1, ids, numbers)))
+        assert torch.equal(whole[:, :, end], alone[:, :, 0])
+
+
+def test_the_pointer_copies_what_it_points_at(reading: Captioner):
+    pointer = reading.model.documents.layers.pointer
+    words = reading.model.decoder.token_embedding
+    ids = torch.tensor([[300, 301, 302]])
+    memory = reading.encode(Image.new("RGB", (64, 64))).memory
+    slots, grounding = reading.model.documents(memory, ids[None], words)
+    state = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(0))
+    key = torch.zeros(1, 1, 3, pointer.query.out_features)
+    key[0, 0, 1] = 100 * pointer.query(pointer.norm(state))[0, 0].detach()
+    planted = replace(grounding, pointer=(key, grounding.pointer[1]))
+    said = torch.tensor([[299]])
+    copied = pointer(state, torch.zeros(1, 1, 3), said, planted) / pointer.strength
+    torch.testing.assert_close(copied[0, 0], words.weight[301].detach(), atol=1e-3, rtol=1e-3)
+    assert slots.tokens.shape[1] == memory.tokens.shape[1] + 3
+
+
+def test_tokens_within_words_are_told_from_those_that_begin_one(reading: Captioner):
+    tokenizer = reading.tokenizer
+    inside = tokenizer.inside_words(tokenizer.vocab_size)
+    ids, pieces = tokenizer.pieces("the dogs' Zwickelbrik, 4711")
+    told = [inside[i] for i in ids]
+    assert told == [p[0] != " " and p[0].isalnum() for p in pieces]
+    assert any(told)
+    assert not any(inside[i] for i in (tokenizer.pad, tokenizer.end))
