@@ -98,3 +98,11 @@ def test_an_image_without_captions_is_asked_about_passages_and_itself():
     one = sheet([ASKED], random.Random(1))
     assert one.passages
     assert {asked.kind for asked in one.asked} <= {"passage", "image", "neither"}
+
+
+def test_a_second_fact_about_the_same_thing_is_said_of_it():
+    """Of people it is not: whether "he" or "she" is meant, is not known."""
+    said = [passage for one in sheets() for passage in one.passages]
+    again = [passage for passage in said if re.search(r"\. (It|Its) ", passage)]
+    assert len(again) > 20
+    assert not any(re.match(rf"[^.]*\bThe (man|woman|boy)\b[^.]*\. Its? ", p) for p in again)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import lexicon
+from .invented_relations import MORE_THINGS, RELATIONS
 from .records import Record
 from .synthetic import read_scene
 
@@ -40,16 +41,10 @@ CATEGORIES: dict[str, dict[str, str]] = {
     "animal": lexicon.ANIMALS,
     "vehicle": lexicon.VEHICLES,
     "person": {name: "" for name in lexicon.PEOPLE if name != "person"},
-    "thing": lexicon.THINGS,
+    "thing": {**lexicon.THINGS, **dict.fromkeys(MORE_THINGS, "")},
 }
 NOUNS = sorted(name for members in CATEGORIES.values() for name in members)
 HELD_OUT = 5  # one of this many names and numbers
-
-_ONSETS = tuple(
-    "b br c ch d dr f fl g gr h j k l m n p pr qu r s sh st t tr v w y z".split()  # noqa: SIM905
-)
-_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "oo", "ou")
-_CODAS = ("", "", "l", "n", "r", "s", "t", "m", "ck", "x", "nd")
 
 
 @dataclass(frozen=True)
@@ -74,147 +69,6 @@ class Sheet:
     asked: tuple[Asked, ...]
 
 
-@dataclass(frozen=True)
-class _Relation:
-    """How a fact is said and asked for; `{n}` is the thing and `{v}` what is said of it."""
-
-    says: tuple[str, ...]
-    asks: tuple[str, ...]
-    value: Callable[[random.Random], str]
-
-
-def _word(generator: random.Random) -> str:
-    return "".join(
-        generator.choice(_ONSETS) + generator.choice(_VOWELS) + generator.choice(_CODAS)
-        for _ in range(generator.choice((1, 2, 2, 2, 3)))
-    ).capitalize()
-
-
-def _person(generator: random.Random) -> str:
-    first, last = _word(generator), _word(generator)
-    return generator.choice((f"{first} {last}", f"{first} {last}", f"Mrs {last}", f"Dr {last}"))
-
-
-def _year(generator: random.Random) -> str:
-    return str(generator.randint(1700, 2030))
-
-
-def _amount(units: str) -> Callable[[random.Random], str]:
-    def value(generator: random.Random) -> str:
-        number = generator.choice((generator.randint(2, 99), generator.randint(100, 9999)))
-        return f"{number} {generator.choice(units.split())}"
-
-    return value
-
-
-def _code(generator: random.Random) -> str:
-    letters = "".join(generator.choice("ABCDEFGHKLMNPRSTVWXZ") for _ in range(2))
-    return f"{letters}{generator.randint(10, 999)}"
-
-
-def _day(generator: random.Random) -> str:
-    months = "January February March April May June July August September October November December"
-    return f"{generator.randint(1, 28)} {generator.choice(months.split())}"
-
-
-RELATIONS = {
-    "name": _Relation(
-        (
-            "The {n} is called {v}.",
-            "The name of the {n} is {v}.",
-            "Everyone calls the {n} {v}.",
-            "{v} is the {n}'s name.",
-            "They named the {n} {v}.",
-        ),
-        ("What is the {n} called?", "What is the name of the {n}?", "What is the {n}'s name?"),
-        _word,
-    ),
-    "owner": _Relation(
-        (
-            "The {n} belongs to {v}.",
-            "{v} owns the {n}.",
-            "The owner of the {n} is {v}.",
-            "The {n} is the property of {v}.",
-        ),
-        ("Who owns the {n}?", "Whose {n} is this?", "Who does the {n} belong to?"),
-        _person,
-    ),
-    "price": _Relation(
-        (
-            "The {n} costs {v}.",
-            "The price of the {n} is {v}.",
-            "One pays {v} for the {n}.",
-            "The {n} was bought for {v}.",
-        ),
-        (
-            "How much does the {n} cost?",
-            "What is the price of the {n}?",
-            "What did the {n} cost?",
-        ),
-        _amount("euros dollars crowns francs"),
-    ),
-    "weight": _Relation(
-        (
-            "The {n} weighs {v}.",
-            "The weight of the {n} is {v}.",
-            "On the scales the {n} shows {v}.",
-        ),
-        ("How much does the {n} weigh?", "How heavy is the {n}?", "What is the weight of the {n}?"),
-        _amount("kilograms pounds grams"),
-    ),
-    "year": _Relation(
-        (
-            "The {n} first came here in {v}.",
-            "In {v} the {n} arrived.",
-            "The {n} has been here since {v}.",
-        ),
-        ("When did the {n} come here?", "Since when is the {n} here?", "When did the {n} arrive?"),
-        _year,
-    ),
-    "place": _Relation(
-        (
-            "The {n} comes from {v}.",
-            "The {n} is from {v}.",
-            "{v} is where the {n} comes from.",
-            "The {n} was brought from {v}.",
-        ),
-        ("Where does the {n} come from?", "Where is the {n} from?"),
-        _word,
-    ),
-    "finder": _Relation(
-        ("{v} found the {n}.", "The {n} was found by {v}.", "It was {v} who found the {n}."),
-        ("Who found the {n}?", "By whom was the {n} found?"),
-        _person,
-    ),
-    "number": _Relation(
-        (
-            "The {n} has the number {v}.",
-            "The {n} is listed as {v}.",
-            "The code of the {n} is {v}.",
-            "{v} is the number of the {n}.",
-        ),
-        ("What is the number of the {n}?", "Which number does the {n} have?"),
-        _code,
-    ),
-    "day": _Relation(
-        (
-            "The {n} is shown on {v}.",
-            "On {v} the {n} can be seen.",
-            "The day of the {n} is {v}.",
-        ),
-        ("When is the {n} shown?", "On which day is the {n} shown?", "What is the day of the {n}?"),
-        _day,
-    ),
-    "friend": _Relation(
-        (
-            "The {n} is looked after by {v}.",
-            "{v} takes care of the {n}.",
-            "The keeper of the {n} is {v}.",
-        ),
-        ("Who takes care of the {n}?", "Who looks after the {n}?", "Who is the keeper of the {n}?"),
-        _person,
-    ),
-}
 _FILLERS = (
     "The list was made last week.",
     "Please do not touch anything.",
@@ -226,7 +80,18 @@ _FILLERS = (
     "It rained for most of the morning.",
     "The road was closed until noon.",
     "A letter about this was sent in May.",
+    "For more than this there is no room on the page.",
+    "Nobody remembers who began with it.",
+    "Read the instructions before you start.",
+    "Some of the pages are missing.",
+    "Tea and cake are served in the afternoon.",
+    "The second floor is closed for repairs.",
+    "See also the table at the end of this report.",
+    "That was long before the war.",
+    "Children under ten pay half.",
+    "Most of it has been forgotten since then.",
 )
+_OPENINGS = ("According to the documents, ", "Please tell me: ", "Do you know: ")
 _CLAIMS = ("The photo shows a {n}.", "In the picture there is a {n}.", "This is a photo of a {n}.")
 _WHAT = {
     "animal": ("What animal is in the picture?", "Which animal is this?"),
@@ -294,7 +159,8 @@ def sheet(
     # Some passages hold two facts: what is asked for is to be found among other words.
     together = [[fact] for fact in facts[:size]]
     for fact in facts[size:]:
-        generator.choice(together).append(fact)
+        of_the_same = [own for own in together if own[-1][0] == fact[0]]
+        generator.choice(of_the_same or together).append(fact)
     texts: list[tuple[str, Sequence[Fact | Claim]]] = [
         (_said(own, generator), own) for own in together
     ]
@@ -323,10 +189,18 @@ def rival(fact: Fact, generator: random.Random, held_out: bool, known: set[str])
 
 
 def _said(facts: Sequence[Fact], generator: random.Random) -> str:
-    parts = [
-        generator.choice(RELATIONS[relation].says).format(n=thing, v=value)
-        for thing, relation, value in facts
-    ]
+    parts: list[str] = []
+    before = ""
+    for thing, relation, value in facts:
+        form = generator.choice(RELATIONS[relation].says)
+        # What is said of the same thing next, is said of "it".
+        again = thing == before and thing not in CATEGORIES["person"]
+        if again and form.startswith(("The {n} ", "The {n}'s ")):
+            form = form.replace("The {n}'s", "Its").replace("The {n}", "It")
+            parts[-1] += " " + form.format(v=value)
+        else:
+            parts.append(form.format(n=thing, v=value))
+        before = thing
     for _ in range(generator.choice((0, 0, 0, 1, 1, 2))):
         parts.insert(generator.randint(0, len(parts)), generator.choice(_FILLERS))
     return " ".join(parts)
@@ -404,4 +278,7 @@ def _in_photo(category: str, generator: random.Random) -> str:
 def _asks(relation: str, thing: str, generator: random.Random) -> str:
     forms = RELATIONS[relation].asks
     fitting = [form for form in forms if "in the" not in thing or form.endswith("{n}?")] or forms
-    return generator.choice(list(fitting)).format(n=thing)
+    question = generator.choice(list(fitting)).format(n=thing)
+    if generator.random() < 0.1:
+        question = generator.choice(_OPENINGS) + question[0].lower() + question[1:]
+    return question.rstrip("?") if generator.random() < 0.15 else question
