@@ -27,7 +27,10 @@ Claim = tuple[str, str]
 """A category, and the thing of it that a passage says the photo shows."""
 
 Kind = str
-"""What a question needs: "passage", "both", "image", "neither" or "contradiction"; or "caption", which is none."""
+"""What a question needs: "passage", "both", "image", "neither" or "contradiction".
+
+What is no question is a "caption", or one with a "named" thing; see `named_captions`.
+"""
 
 KINDS: dict[Kind, float] = {
     "passage": 0.25,

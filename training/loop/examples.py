@@ -120,6 +120,8 @@ def asked_of(
             continue  # too long for this decoder, or of no word
         text = (*text_ids(tokenizer, asked.answer), tokenizer.end)
         passage = NO_PASSAGE if asked.passage is None else asked.passage
+        if asked.kind == "named":  # several passages may have the name
+            passage = UNKNOWN_PASSAGE
         text = text[: max_length + 1 - len(prompt.ids)]
         rows.append(Example(prompt.ids, text, passage=passage))
     return rows, [tokenizer.encode(text)[:most] for text in sheet.passages]

@@ -11,10 +11,11 @@ from torch.utils.data import Dataset
 
 from vlm.tokenizer import Tokenizer
 
-from ..data.invented_facts import sheet
+from ..data.invented_facts import Sheet, sheet
 from ..data.mixing import attempt, epoch_order
+from ..data.named_captions import captions_by_thing, named_sheet
 from ..data.report import Broken
-from ..recipe.recipe import Recipe
+from ..recipe.recipe import InventedDocuments, Recipe
 from ..recipe.sources import Group
 from .examples import NOTHING_TOLD, Batch, asked_of, examples, make_batch
 from .inputs import Inputs
@@ -58,6 +59,10 @@ class EpochSteps(Dataset[Part]):
         self.epoch = epoch
         self.rank = rank
         self.world = world
+        self.captions: dict[str, list[str]] = {}
+        if recipe.documents is not None and recipe.documents.captions:
+            records = (record for own in sources for group in own for record in group.records)
+            self.captions = captions_by_thing(records)
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.recipe.batch_images)
@@ -86,7 +91,7 @@ class EpochSteps(Dataset[Part]):
             if documents is None:
                 drawn = examples(taught, self.tokenizer, self.max_length, generator)
             else:
-                about = sheet(group.records, generator, documents.passages, documents.questions)
+                about = self._sheet(group, documents, generator)
                 drawn, beside = asked_of(about, self.tokenizer, self.max_length, documents.length)
             load = partial(self.inputs.load, generator=generator)
             image = attempt(load, group, group.image)
@@ -100,6 +105,15 @@ class EpochSteps(Dataset[Part]):
             passages.append(beside)
         beside_all = passages if documents is not None else ()
         return make_batch(keys, images, rows, self.inputs, self.tokenizer.pad, names, beside_all)
+
+    def _sheet(self, group: Group, documents: InventedDocuments, generator: random.Random) -> Sheet:
+        """What stands beside an image: captions of similar photos, or facts, also where nothing of it has a name."""
+        records, most, rows = group.records, documents.passages, documents.questions
+        if documents.captions and generator.random() < documents.captions:
+            named = named_sheet(records, self.captions, generator, most, rows)
+            if named is not None:
+                return named
+        return sheet(records, generator, most, rows)
 
 
 def steps_of_epochs(sources: Sequence[Sequence[Group]], recipe: Recipe) -> list[int]:

@@ -210,13 +210,15 @@ class InventedDocuments:
     """Beside every image stand up to `passages` passages of invented facts, and up to `questions` are asked.
 
     A passage has at most `length` tokens; what is longer is cut. The cross-entropy of where an answer stands counts
-    `find` times beside the answer's own.
+    `find` times beside the answer's own. Beside a share `captions` of the images stand captions of similar photos in
+    place of facts, which name things (`training/data/named_captions.py`), and its captions are learnt.
     """
 
     passages: Count = 8
     questions: Count = 8
     length: Count = 64
     find: NonNegative = 1.0
+    captions: Share = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)
