@@ -226,6 +226,20 @@ def test_words_are_spelled_as_a_passage_has_them(words, text, spelled):
     assert spelled_as(words, [Passage(text, "a", None, 0, len(text))]) == spelled
 
 
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("A dog. Our dog Brolka sleeps.", ["Brolka", "the", "dog"]),
+        ("Brolka on the sofa. The dog.", ["Brolka", "the", "dog"]),  # no everyday word
+        ("Dog food. The dog is brolka.", ["brolka", "the", "dog"]),
+        ("THE DOG", ["brolka", "the", "dog"]),
+    ],
+)
+def test_names_in_a_text_that_no_passage_has_keep_their_capitals(text, spelled):
+    passages = [Passage(text, "a", None, 0, len(text))]
+    assert spelled_as(["brolka", "the", "dog"], passages, {"the", "dog"}.__contains__) == spelled
+
+
 def test_capitals_leave_the_marks_between_words_where_they_are():
     text = "cow, but the documents say brolka"
     words = ["cow", ",", "but", "the", "documents", "say", "Brolka"]

@@ -15,7 +15,7 @@ SEA, DOG, CITY = np.eye(3)
 
 @pytest.fixture
 def pairs(tmp_path):
-    with PhotoPairs.open(tmp_path / "pairs.db", "tiny") as pairs:
+    with PhotoPairs.open(tmp_path / "pairs.db", SEA, create=True) as pairs:
         pairs.add("sea.jpg", SEA, "Ida at the sea in Rovik")
         pairs.add("dog.jpg", DOG * 7, "our dog Bolt")
         yield pairs
@@ -34,7 +34,7 @@ def test_pairs_are_kept_added_and_forgotten(pairs, tmp_path):
     pairs.add("city.jpg", CITY, "Rovik by night")
     assert len(pairs) == 3
     pairs.close()
-    with PhotoPairs.open(tmp_path / "pairs.db", "tiny") as again:
+    with PhotoPairs.open(tmp_path / "pairs.db", SEA + 0.001) as again:
         assert again.similar(CITY, 1)[0].passage.text == "Rovik by night"
         assert again.delete("city.jpg") == 1
         assert again.delete("city.jpg") == 0
@@ -52,11 +52,12 @@ def test_what_cannot_be_kept_is_told(pairs, vector, caption):
 
 
 def test_another_encoder_or_file_is_told(pairs, tmp_path):
-    with pytest.raises(DocumentError, match="vectors of tiny"):
-        PhotoPairs.open(tmp_path / "pairs.db", "large")
+    for other in (CITY, np.ones(4)):
+        with pytest.raises(DocumentError, match="vectors of another model"):
+            PhotoPairs.open(tmp_path / "pairs.db", other)
     Index.open(tmp_path / "index.db", HashedWords()).close()
     with pytest.raises(DocumentError, match="no pairs"):
-        PhotoPairs.open(tmp_path / "index.db", "tiny")
+        PhotoPairs.open(tmp_path / "index.db", SEA)
     (tmp_path / "text").write_text("hello " * 1000)
     with pytest.raises(DocumentError, match="no index"):
-        PhotoPairs.open(tmp_path / "text", "tiny")
+        PhotoPairs.open(tmp_path / "text", SEA)

@@ -82,6 +82,12 @@ class Captioner:
             return memory, self.model.project(memory)
 
     @cached_property
+    def blank_vector(self) -> list[float]:
+        """The mean `(D,)` of the memory's patches where the model sees no image; see `EncodedImage.vector`."""
+        memory, _ = self.blind
+        return memory.tokens[0, : memory.image.stop].mean(dim=0).tolist()
+
+    @cached_property
     def without_photo(self) -> EncodedImage:
         """What questions about documents alone are asked of: the mean image, which a photo's effect is judged by."""
         picture = Image.new("RGB", self.preprocess.size[::-1], "gray")
@@ -373,7 +379,12 @@ class Captioner:
         has_fields = self.tokenizer.config.fields
         text, words = best.text, words_of(self.tokenizer, hypothesis)
         if image.passages:
-            spelled = spelled_as([word.text for word in words], image.passages)
+            # Of everyday words each is one token.
+            spelled = spelled_as(
+                [word.text for word in words],
+                image.passages,
+                lambda word: len(self.tokenizer.encode(word)) == 1,
+            )
             words = tuple(replace(word, text=own) for word, own in zip(words, spelled))
             text = respelled(text, spelled)
         return Answer(

@@ -44,6 +44,7 @@ from vlm.prompts import (
 
 if TYPE_CHECKING:  # what encodes images is below what they are
     from vlm.captioner import Captioner
+    from vlm.documents.photo_pairs import PhotoPairs
     from vlm.documents.ranking import Searchable
 
 
@@ -310,6 +311,27 @@ class EncodedImage:
         tags = [s.words[0] for s in self.memory.segments if s.name == "tags" and s.words]
         named = dict.fromkeys(word for words in tags for word in words if word)
         return " ".join([self.caption(beams=1).text, *named])
+
+    @cached_property
+    def vector(self) -> list[float]:
+        """What the photo is like, `(D,)`: the mean of its patches in the memory, less that of no photo."""
+        own = self.memory.tokens[0, : self.memory.image.stop].mean(dim=0)
+        return (own - torch.tensor(self.captioner.blank_vector).to(own)).tolist()
+
+    def recall(self, pairs: PhotoPairs) -> EncodedImage:
+        """The same image beside the captions of photos that are like it, as many as are read, for its own caption.
+
+        Names that they have may come into it (SmallCap, Ramos et al. 2023). Raises DocumentsError where `pairs` has
+        none, or as `beside` does.
+        """
+        if not self.captioner.reads_documents:
+            raise DocumentsError(NO_DOCUMENTS)
+        config = self.captioner.model.config.documents
+        assert config is not None
+        found = [one.passage for one in pairs.similar(self.vector, config.most)]
+        if not found:
+            raise DocumentsError(f"{pairs.path} holds no pairs of photos and captions yet")
+        return self.beside(first_that_fit(found, self.captioner.tokenizer, config))
 
     def look_up(
         self, index: Searchable, question: str, also: Sequence[Passage] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vlm.documents.passages import Passage
 from vlm.errors import UserError
@@ -100,27 +100,46 @@ def _parts(
     return parts
 
 
-def spelled_as(words: Sequence[str], passages: Sequence[Passage]) -> list[str]:
-    """Words of an answer with the capitals that they have where a passage has them in a row, or as they are.
+def spelled_as(
+    words: Sequence[str],
+    passages: Sequence[Passage],
+    is_everyday: Callable[[str], bool] = lambda word: True,
+) -> list[str]:
+    """Words of a text with the capitals that they have where a passage has all of them in a row, or else each alone.
 
-    A place inside a sentence counts before one at its start, where any word has a capital.
+    A place inside a sentence counts before one at its start, where any word has a capital. Alone a word takes one from
+    there only where it is not `is_everyday`, and such a word is never written in capitals alone.
     """
     if not words:
         return []
-    pattern = re.compile(r"\W+".join(f"({re.escape(word)})" for word in words), re.IGNORECASE)
-    found = [
+    together = _places(r"\W+".join(f"({re.escape(word)})" for word in words), passages)
+    if together:
+        return list(min(together, key=lambda one: one[0])[1].groups())
+    return [_alone(word, passages, is_everyday) for word in words]
+
+
+def _alone(word: str, passages: Sequence[Passage], is_everyday: Callable[[str], bool]) -> str:
+    places = _places(re.escape(word), passages)
+    everyday = is_everyday(word)
+    inside = [m[0] for starts, m in places if not (starts or (everyday and m[0].isupper()))]
+    if inside:
+        return max(inside, key=inside.count)
+    return places[0][1][0] if places and not everyday else word
+
+
+def _places(pattern: str, passages: Sequence[Passage]) -> list[tuple[bool, re.Match[str]]]:
+    """Where passages have whole words, whatever their capitals, and whether a sentence starts there."""
+    compiled = re.compile(pattern, re.IGNORECASE)
+    return [
         (
             match.start() == 0 or passage.text[: match.start()].rstrip()[-1:] in (".", "!", "?"),
             match,
         )
         for passage in passages
-        for match in pattern.finditer(passage.text)
+        for match in compiled.finditer(passage.text)
         if not (match.start() and passage.text[match.start() - 1].isalnum())
         and not passage.text[match.end() : match.end() + 1].isalnum()
     ]
-    if not found:
-        return list(words)
-    return list(min(found, key=lambda one: one[0])[1].groups())
 
 
 def respelled(text: str, words: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ from vlm.options import CAPTION, Precision, choose
 
 if TYPE_CHECKING:
     from vlm.answers import Answer
+    from vlm.captioner import Captioner
 
 
 WRITING = "What is written"
@@ -57,6 +58,13 @@ def caption(
     precision: InPrecision = Precision.float32,
     as_json: AsJson = False,
     trace: TraceTo = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read captions of similar photos, from a store of vlm pairs: names that they have may be used.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -137,9 +145,13 @@ def caption(
                 captioner = load(model, device, openvino, precision)
                 tracer = tracer_of(file, captioner, model, openvino, precision)
                 captioner.prompt(None)
+                if pairs is not None:
+                    _check_pairs(captioner, pairs)
                 shared = not (openvino or precision == Precision.int8)
                 with model_threads(captioner, shared) as submit, progress_bar(todo) as taken:
-                    for path, answer in caption_files(captioner, submit, taken, unread, **options):
+                    for path, answer in caption_files(
+                        captioner, submit, taken, unread, pairs, **options
+                    ):
                         texts = writer.write(path, Said.of(answer), problems)
                         written += 1
                         if as_json:
@@ -163,6 +175,18 @@ def caption(
                 typer.secho(f"error: {problem}", err=True, fg="red")
     if problems:
         raise typer.Exit(1)
+
+
+def _check_pairs(captioner: Captioner, pairs: Path) -> None:
+    """Raise UserError where a model cannot read captions of a store."""
+    from vlm.documents.photo_pairs import PhotoPairs
+    from vlm.passages_beside import NO_DOCUMENTS
+
+    if not captioner.reads_documents:
+        fail(NO_DOCUMENTS)
+    with PhotoPairs.open(pairs, captioner.blank_vector) as store:
+        if not len(store):
+            fail(f"{pairs} holds no pairs of photos and captions yet")
 
 
 def _where(

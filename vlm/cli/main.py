@@ -22,6 +22,7 @@ from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
 from vlm.cli.index_documents import app as index_app
 from vlm.cli.mcp import mcp
+from vlm.cli.pairs import app as pairs_app
 from vlm.cli.serve import app as app_page
 from vlm.cli.serve import serve
 from vlm.cli.signals import signals
@@ -75,6 +76,7 @@ for name, command in COMMANDS.items():
     extra = "attend" if command is attend else None
     app.command(name)(clear_errors(extra)(command))
 app.add_typer(index_app, name="index")
+app.add_typer(pairs_app, name="pairs")
 for command in (
     training.evaluate,
     training.table,

@@ -19,7 +19,8 @@ from vlm.documents.document_files import DocumentError
 from vlm.documents.index import told_by_sqlite
 from vlm.documents.passages import Passage
 
-APPLICATION = 0x766C6D70  # "vlmp", in the file's header
+APPLICATION = 0x766C6D71  # "vlmq", in the file's header
+SAME = 0.999  # cosine; an encoder in bf16 and in float32 is the same
 
 
 class Similar(NamedTuple):
@@ -37,34 +38,53 @@ class PhotoPairs:
         self._database = database
 
     @classmethod
-    def open(cls, path: str | Path, encoder: str) -> PhotoPairs:
-        """Open a store, or make one. `encoder` names what makes the photos' vectors, such as a checkpoint.
+    def open(
+        cls, path: str | Path, blank: ArrayLike | None = None, create: bool = False
+    ) -> PhotoPairs:
+        """Open a store, or with `create` make one where there is none.
 
-        Raises DocumentError where the file is no such store, or has the vectors of another encoder.
+        `blank` `(D,)` is what the encoder of the photos' vectors makes of no photo, by which it is known again: in
+        another precision it is nearly the same. Without it pairs can be listed and forgotten. Raises DocumentError
+        where there is no such file, it is no such store, or has the vectors of another encoder.
         """
         path = os.fspath(path)
+        if not create and not os.path.exists(path):
+            raise DocumentError(f"{path}: no such file; vlm pairs add makes one")
         with told_by_sqlite(path):
             database = apsw.Connection(path)
+        store = cls(path, database)
+        try:
+            store._check(None if blank is None else _unit(blank))
+        except BaseException:
+            database.close()
+            raise
+        return store
+
+    def _check(self, blank: NDArray[np.float32] | None) -> None:
+        """See that this is a store of an encoder, which an empty file becomes."""
+        database = self._database
+        with told_by_sqlite(self.path):
             database.enable_load_extension(True)
             database.load_extension(sqlite_vec.loadable_path())
             database.enable_load_extension(False)
-            database.pragma("journal_mode", "wal")
-            with database:
-                if not database.execute("SELECT count(*) FROM sqlite_schema").get:
+            if blank is not None and not database.execute("SELECT count(*) FROM sqlite_schema").get:
+                database.pragma("journal_mode", "wal")
+                with database:
                     database.execute(
                         "CREATE TABLE pairs (photo TEXT, caption TEXT, vector BLOB, UNIQUE (photo, caption))"
                     )
-                    database.execute("CREATE TABLE encoder (name TEXT)")
-                    database.execute("INSERT INTO encoder VALUES (?)", (encoder,))
+                    database.execute("CREATE TABLE encoder (blank BLOB)")
+                    database.execute("INSERT INTO encoder VALUES (?)", (blank.tobytes(),))
                     database.pragma("application_id", APPLICATION)
             if database.pragma("application_id") != APPLICATION:
                 raise DocumentError(
-                    f"{path} is a database, but holds no pairs of photos and captions"
+                    f"{self.path} is a database, but holds no pairs of photos and captions"
                 )
-            own = database.execute("SELECT name FROM encoder").get
-        if own != encoder:
-            raise DocumentError(f"{path} has vectors of {own}, not of {encoder}; make it anew")
-        return cls(path, database)
+            own = np.frombuffer(database.execute("SELECT blank FROM encoder").get, np.float32)
+        if blank is not None and (own.shape != blank.shape or own @ blank < SAME):
+            raise DocumentError(
+                f"{self.path} has vectors of another model; make it anew with this one, or name that one as --model"
+            )
 
     def close(self) -> None:
         self._database.close()
@@ -87,7 +107,7 @@ class PhotoPairs:
         """
         if not caption.strip():
             raise DocumentError(f"the caption of {photo} is empty; give some words")
-        data = self._unit(vector).tobytes()
+        data = self._fitting(vector).tobytes()
         with told_by_sqlite(self.path), self._database:
             self._database.execute(
                 "INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)", (photo, caption.strip(), data)
@@ -97,7 +117,7 @@ class PhotoPairs:
         """The captions of the k photos most like this one, best first. Raises DocumentError as `add` does."""
         if k < 1:
             raise DocumentError(f"k must be at least 1, not {k}")
-        data = self._unit(vector).tobytes()
+        data = self._fitting(vector).tobytes()
         query = """SELECT photo, caption, vec_distance_cosine(vector, ?) AS distance FROM pairs
                    ORDER BY distance, photo LIMIT ?"""
         with told_by_sqlite(self.path):
@@ -113,15 +133,29 @@ class PhotoPairs:
             self._database.execute("DELETE FROM pairs WHERE photo = ?", (photo,))
             return self._database.changes()
 
-    def _unit(self, vector: ArrayLike) -> NDArray[np.float32]:
-        values = np.asarray(vector, dtype=np.float32)
-        length = np.linalg.norm(values)
-        if values.ndim != 1 or not np.isfinite(length) or length == 0:
-            raise DocumentError("a photo's vector must be one row of finite numbers, not all zero")
+    def photos(self) -> list[tuple[str, str]]:
+        """Each photo with its caption, by name."""
+        with told_by_sqlite(self.path):
+            rows: list[Any] = self._database.execute(
+                "SELECT photo, caption FROM pairs ORDER BY photo, caption"
+            ).fetchall()
+        return rows
+
+    def _fitting(self, vector: ArrayLike) -> NDArray[np.float32]:
+        unit = _unit(vector)
         with told_by_sqlite(self.path):
             bytes_there = self._database.execute("SELECT length(vector) FROM pairs LIMIT 1").get
-        if bytes_there not in (None, values.nbytes):
+        if bytes_there not in (None, unit.nbytes):
             raise DocumentError(
-                f"{self.path} has vectors of {bytes_there // 4} numbers, not of {len(values)}"
+                f"{self.path} has vectors of {bytes_there // 4} numbers, not of {len(unit)}"
             )
-        return values / length
+        return unit
+
+
+def _unit(vector: ArrayLike) -> NDArray[np.float32]:
+    """A vector of length 1. Raises DocumentError for one that has no direction."""
+    values = np.asarray(vector, dtype=np.float32)
+    length = np.linalg.norm(values)
+    if values.ndim != 1 or not np.isfinite(length) or length == 0:
+        raise DocumentError("a photo's vector must be one row of finite numbers, not all zero")
+    return values / length

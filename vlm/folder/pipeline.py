@@ -8,7 +8,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from vlm.options import CAPTION, Options, choose
 
 if TYPE_CHECKING:
     from vlm.answers import Answer
@@ -37,11 +40,27 @@ def caption_files(
     submit: Submit,
     files: Iterable[str],
     problems: list[str],
+    pairs: Path | None = None,
     **options: Any,
 ) -> Iterator[tuple[str, Answer]]:
-    """Each readable file with its caption, in order; `options` are those of `vlm.Options`. See `in_batches`."""
+    """Each readable file with its caption, in order; `options` are those of `vlm.Options`. See `in_batches`.
+
+    With `pairs`, a store of photos and captions, each is written beside those of photos like it.
+    """
     work = partial(captioner.caption, **options)
+    if pairs is not None:
+        work = partial(_captions_beside, captioner, pairs, choose(CAPTION, options))
     yield from in_batches(captioner, submit, files, work, problems)
+
+
+def _captions_beside(
+    captioner: Captioner, pairs: Path, options: Options, photos: Sequence[Photo]
+) -> list[Answer]:
+    from vlm.documents.photo_pairs import PhotoPairs
+
+    with PhotoPairs.open(pairs, captioner.blank_vector) as store:
+        images = [image.recall(store) for image in captioner.encode_all(photos)]
+    return captioner.write(images, None, options)
 
 
 def in_batches(
