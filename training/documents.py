@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlm.cli.arguments import Device
 from vlm.cli.failures import clear_errors, fail
+
+if TYPE_CHECKING:
+    from vlm.captioner import Captioner
+
+    from .data.records import Record
+    from .evaluation.invented_answers import Share
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,35 +35,90 @@ def documents(
     ] = None,
     data_format: Annotated[str, typer.Option("--format", help="As for evaluate.")] = "coco",
     split: Annotated[str, typer.Option(help="As for evaluate.")] = "val",
-    questions: Annotated[int, typer.Option(min=1, help="How many, at most one a photo.")] = 500,
+    captions: Annotated[
+        bool,
+        typer.Option(
+            "--captions",
+            help="Measure captions beside those of similar photos, drawn from the split train, in place of answers.",
+        ),
+    ] = False,
+    questions: Annotated[
+        int, typer.Option(min=1, help="How many, at most one a photo; with --captions photos.")
+    ] = 500,
     seed: Annotated[int, typer.Option(help="What facts, passages and questions are drawn by.")] = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask about invented facts that passages tell, and print how often they are found, cited and missed."""
     from vlm.loading import load
+    from vlm.passages_beside import NO_DOCUMENTS
 
-    from .data.readers import read
     from .evaluation.invented_answers import measure
 
     captioner = load(model, device=device)
-    photos: dict[str, list] = {}
+    if not captioner.reads_documents:
+        fail(NO_DOCUMENTS)
+    photos = _captioned(data, data_format, split)
+    if captions:
+        known = _captioned(data, data_format, "train")
+        _print_pairs(captioner, photos, known, questions, seed, as_json)
+        return
+    # Photos come round again with other facts where there are fewer of them than questions.
+    rounds = [own for _ in range(-(-3 * questions // len(photos))) for own in photos]
+    told = measure(captioner, rounds, questions, seed, _progress)
+    if as_json:
+        print(json.dumps({"shares": _as_json(told.shares), "agreement": told.agreement}))
+        return
+    _print_shares(told.shares)
+    print(f"{'rank correlation of shares and losses':<62} {told.agreement:5.2f}")
+
+
+def _captioned(data: Path, data_format: str, split: str) -> list[list[Record]]:
+    """The captions of each photo of a split."""
+    from .data.readers import read
+
+    photos: dict[str, list[Record]] = {}
     for record in read(data, data_format, split):
         if record.question is None:
             photos.setdefault(record.image.key, []).append(record)
     if not photos:
         fail(f"{data} has no captioned photos in its split {split}")
-    # Photos come round again with other facts where there are fewer of them than questions.
-    rounds = [own for _ in range(-(-3 * questions // len(photos))) for own in photos.values()]
-    told = measure(captioner, rounds, questions, seed, lambda line: print(line, file=sys.stderr))
+    return list(photos.values())
+
+
+def _print_pairs(
+    captioner: Captioner,
+    photos: list[list[Record]],
+    known: list[list[Record]],
+    count: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from .evaluation.pair_captions import measure_pairs
+
+    told = measure_pairs(captioner, photos, known, count, seed, _progress)
+    low, high = told.difference.interval.low, told.difference.interval.high
     if as_json:
-        shares = [{**vars(s), "interval": vars(s.interval)} for s in told.shares]
-        print(json.dumps({"shares": shares, "agreement": told.agreement}))
+        gained = {"value": told.difference.value, "interval": {"low": low, "high": high}}
+        print(json.dumps({"shares": _as_json(told.shares), "CIDEr": told.alone, "gained": gained}))
         return
-    for share in told.shares:
+    _print_shares(told.shares)
+    gained_line = f"{told.difference.value:+.1f} [{low:.1f}, {high:.1f}]"
+    print(f"CIDEr-D {told.alone:.1f} alone; beside captions of similar photos {gained_line}")
+
+
+def _as_json(shares: Sequence[Share]) -> list[dict[str, Any]]:
+    return [{**vars(share), "interval": vars(share.interval)} for share in shares]
+
+
+def _print_shares(shares: Sequence[Share]) -> None:
+    for share in shares:
         low, high = share.interval.low, share.interval.high
         print(f"{share.name:<62} {share.value:5.1f} %  [{low:.1f}, {high:.1f}]  of {share.count}")
-    print(f"{'rank correlation of shares and losses':<62} {told.agreement:5.2f}")
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def named_sheet(
     """Captions of similar photos beside one image, and the captions to be written; None where no thing has a name.
 
     `alike` of the passages name one thing of the image, and as many as `others` another thing that it does not show;
-    both are drawn where they are None. The rest have no names.
+    both are drawn where they are None. The rest have no names. The `fact` of what is asked is the name that is to be
+    written, or, where passages name nothing of the image, the one that is not.
     """
     own = [text for r in records if r.question is None for text in r.texts]
     fitting = sorted({thing for text in own for thing in _nameable(text) if thing in pool})
@@ -78,7 +79,9 @@ def named_sheet(
     generator.shuffle(said)
     wanted = [text for text in own if thing in _nameable(text)] if alike else own
     written = [_called(text, thing, _target(thing), name) if alike else text for text in wanted]
-    asked = [Asked(None, text, "named" if alike else "caption", None) for text in written]
+    told = (thing, "name", name) if alike else (other or thing, "name", rival)
+    kind = "named" if alike else "caption"
+    asked = [Asked(None, text, kind, None, told) for text in written]
     return Sheet(tuple(said), tuple(generator.sample(asked, min(rows, len(asked)))))
 
 

@@ -1,0 +1,130 @@
+"""Figures of the use of passages: planted readers must score what was planted."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from training.data.records import ImageRef, Record
+from training.documents import app
+from training.evaluation.pair_captions import ELSEWHERE, NAMED, measure_pairs
+from vlm.captioner import Captioner
+from vlm.model.config import DocumentsConfig
+from vlm.model.model import VisionLanguageModel
+from vlm.passages_beside import NO_DOCUMENTS
+from vlm.weights.store import save_checkpoint
+
+
+@dataclass
+class Said:
+    text: str
+
+
+@dataclass
+class Planted:
+    """An image whose caption is `alone`, and beside passages what `reads` makes of them."""
+
+    reads: object
+    vector: list[float]
+    passages: list[str] = field(default_factory=list)
+
+    def beside(self, passages):
+        return replace(self, passages=list(passages))
+
+    def caption(self) -> Said:
+        return Said(self.reads(self.passages) if self.passages else "a dog by a table")
+
+
+class Reader:
+    """A captioner whose photos are like each other by their first pixel."""
+
+    def __init__(self, reads) -> None:
+        self.reads = reads
+
+    def encode(self, data) -> Planted:
+        value = np.asarray(Image.open(io.BytesIO(data)))[0, 0, 0] / 255
+        return Planted(self.reads, [value, 1.0])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[list[Record]]:
+    texts = ["a small dog by a table", "the cat sleeps", "a man on a horse", "a red bus"]
+    every = []
+    for number in range(40):
+        file = tmp_path / f"{number}.png"
+        Image.new("RGB", (8, 8), (number * 6, 0, 0)).save(file)
+        caption = f"{texts[number % 4]} at {number} o'clock"
+        every.append([Record(ImageRef(str(file)), (caption,))])
+    return every
+
+
+def everything(passages: list[str]) -> str:
+    return " ".join(passages)
+
+
+def first_name(passages: list[str]) -> str:
+    """What most passages name."""
+    names = re.findall(r"\b[A-Z][a-z]+\b", " ".join(passages))
+    return max(names, key=names.count) if names else "a dog"
+
+
+@pytest.mark.parametrize(
+    ("reads", "named", "unnamed"),
+    [
+        (everything, [100, 100, 100], 0),
+        (lambda passages: "a dog", [0, 0, 0], 100),
+        (first_name, [100, 0, 0], 0),
+    ],
+)
+def test_names_are_counted(photos, reads, named, unnamed):
+    told = measure_pairs(Reader(reads), photos, photos, count=6)
+    shares = {share.name: share.value for share in told.shares}
+    assert [shares[name] for name in NAMED] == named
+    assert shares[ELSEWHERE] == unnamed
+    assert {share.count for share in told.shares} == {6}
+
+
+def test_who_reads_the_same_photos_caption_gains(photos):
+    told = measure_pairs(Reader(lambda passages: passages[0]), photos, photos, count=8)
+    assert told.alone < 200
+    assert told.difference.interval.low > 100  # the photo itself is known here
+
+
+def test_the_command_measures_answers_and_captions(tiny: Captioner, tmp_path: Path):
+    config = replace(tiny.model.config, documents=DocumentsConfig(length=200, most=9))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VisionLanguageModel(config)
+    save_checkpoint(tmp_path / "model", model, tiny.tokenizer)
+    for split in ("train", "val"):
+        folder = tmp_path / "photos" / split
+        folder.mkdir(parents=True)
+        rows = []
+        for number in range(3):
+            noise = Image.effect_noise((64, 64), 40 + 20 * number).convert("RGB")
+            noise.save(folder / f"{number}.png")
+            rows.append({"file_name": f"{number}.png", "text": f"a brown dog number {number}"})
+        (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = [str(tmp_path / "model"), "--data", str(tmp_path / "photos")]
+    arguments += ["--format", "imagefolder", "--questions", "2", "--json"]
+    answers = CliRunner().invoke(app, arguments)
+    assert answers.exit_code == 0, answers.output
+    told = json.loads(answers.stdout)
+    assert told["shares"][0]["count"] == 2
+    captions = CliRunner().invoke(app, [*arguments, "--captions"])
+    assert captions.exit_code == 0, captions.output
+    assert len(json.loads(captions.stdout)["shares"]) == len(NAMED) + 1
+
+
+def test_a_model_without_the_layers_is_one_sentence(tiny_checkpoint: Path, tmp_path: Path):
+    result = CliRunner().invoke(app, [str(tiny_checkpoint), "--data", str(tmp_path)])
+    assert (result.exit_code, result.stderr.strip()) == (2, f"error: {NO_DOCUMENTS}")
