@@ -13,7 +13,7 @@ from vlm.model.grounding import Grounding
 from vlm.model.pointer import NO_PASSAGE, NO_TOKEN, Pointer, standing_before
 
 PLAIN, NAME, MIDDLE, LAST, COMMA = 1, 2, 3, 4, 5  # a name of three tokens, the latter two inside it
-PASSAGES = [[PLAIN, NAME, MIDDLE, LAST, COMMA], [MIDDLE, NAME, LAST, NO_TOKEN, NO_TOKEN]]
+BOTH = torch.tensor([[PLAIN, NAME, MIDDLE, LAST, COMMA], [MIDDLE, NAME, LAST, NO_TOKEN, NO_TOKEN]])
 
 
 @pytest.fixture
@@ -25,13 +25,19 @@ def pointer() -> Pointer:
     return made.eval()
 
 
-def weights(pointer: Pointer, said: list[int], near: torch.Tensor | None = None) -> torch.Tensor:
-    """Of the last token of `said`, `(10,)`, for slots that the state and the match tell nothing of."""
-    ids = torch.tensor(PASSAGES).view(1, -1)
-    numbers = torch.tensor([[0] * 5 + [1] * 5]).where(ids != NO_TOKEN, NO_PASSAGE)
-    keys = torch.zeros(1, 1, 10, 4)
-    grounding = Grounding(None, (), None, (keys, torch.zeros(1, 1, 10, 8)), None, ids, numbers)
-    near = torch.zeros(1, 1, 10) if near is None else near
+def weights(
+    pointer: Pointer,
+    said: list[int],
+    near: torch.Tensor | None = None,
+    passages: torch.Tensor = BOTH,
+) -> torch.Tensor:
+    """Of the last token of `said`, `(P,)`, for slots that the state and the match tell nothing of."""
+    ids = passages.view(1, -1)
+    numbers = torch.arange(len(passages)).repeat_interleave(passages.shape[1])
+    numbers = numbers.where(ids != NO_TOKEN, NO_PASSAGE)
+    keys = torch.zeros(1, 1, ids.shape[1], 4)
+    grounding = Grounding(None, (), None, (keys, keys.repeat(1, 1, 1, 2)), None, ids, numbers)
+    near = torch.zeros(1, 1, ids.shape[1]) if near is None else near
     with torch.no_grad():
         return pointer.weights(torch.zeros(1, 1, 8), near, torch.tensor([said]), grounding)[0, 0]
 
@@ -52,10 +58,27 @@ def test_a_name_goes_on_where_it_was(pointer: Pointer, said: list[int], next_slo
     assert following[next_slot] > 0.8
 
 
+def test_a_name_with_a_syllable_twice_ends(pointer: Pointer):
+    """After "Ma-la-la" stands a comma, and not "la" for a third time."""
+    ids = torch.tensor([[NAME, MIDDLE, MIDDLE, COMMA]])
+    begun = weights(pointer, [PLAIN, NAME, MIDDLE], passages=ids)
+    assert begun.nonzero().flatten().tolist() == [0, 2, 3]
+    whole = weights(pointer, [PLAIN, NAME, MIDDLE, MIDDLE], passages=ids)
+    assert whole.nonzero().flatten().tolist() == [0, 3]
+
+
+def test_what_is_begun_where_the_match_is_is_finished(pointer: Pointer):
+    sure = weights(pointer, [NAME]).sum()
+    far = torch.zeros(1, 1, 10)
+    far[..., [2, 7]] = -12  # the match is elsewhere
+    assert sure > 0.95
+    assert weights(pointer, [NAME], far).sum() < 0.5
+
+
 def test_what_stands_before_a_slot_is_of_its_own_passage():
     ids = torch.tensor([[7, 8, 7, 8, NO_TOKEN, 8]])
     numbers = torch.tensor([[0, 0, 1, 1, NO_PASSAGE, 2]])
-    one, two, _ = standing_before(torch.tensor([[8, 7]]), 1, ids, numbers)
+    one, two, *_ = standing_before(torch.tensor([[8, 7]]), 1, ids, numbers)
     assert one[0, 0].tolist() == [False, True, False, True, False, False]
     assert not two.any()  # 8, 7 stands in no passage
 
@@ -73,7 +96,7 @@ def test_every_end_of_a_text_looks_back_from_itself():
     ids = torch.tensor([[1, 2, 3]])
     said = torch.tensor([[1, 2, 9]])
     numbers = torch.zeros_like(ids)
-    whole = torch.stack(list(standing_before(said, 3, ids, numbers)))  # (RUN, 1, 3, 3)
+    whole = torch.stack(list(standing_before(said, 3, ids, numbers)))  # (LONGEST, 1, 3, 3)
     for end in range(3):
         alone = torch.stack(list(standing_before(said[:, : end + 1], 1, ids, numbers)))
         assert torch.equal(whole[:, :, end], alone[:, :, 0])

@@ -33,11 +33,11 @@ What is no question is a "caption", or one with a "named" thing; see `named_capt
 """
 
 KINDS: dict[Kind, float] = {
-    "passage": 0.25,
-    "both": 0.25,
-    "image": 0.13,
+    "passage": 0.2,
+    "both": 0.32,
+    "image": 0.12,
     "neither": 0.2,
-    "contradiction": 0.12,
+    "contradiction": 0.11,
     "caption": 0.05,
 }
 CATEGORIES: dict[str, dict[str, str]] = {

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 NO_TOKEN = -1  # behind a passage's last token
 NO_PASSAGE = -1  # of a slot that is none of a passage's
-RUN = 3  # tokens of the text's end that are looked for before a slot
+RUN = 3  # tokens of the text's end that add to a slot's score where they stand before it
+LONGEST = 8  # tokens of the text's end that tell which of several places it was copied from
 
 
 class Pointer(nn.Module):
     """Weights on slots of passages, and the embedding of what they point at.
 
-    `inside` `(V,)` is True of tokens that go on within a word: such a slot is copied only behind the token before it.
-    `goes_on` `(2, RUN)` is what each further token adds to a score that stands before a slot as it does at the text's
-    end; its second row is of slots inside words.
+    `inside` `(V,)` is True of tokens that go on within a word: such a slot is copied only where more of the text's end
+    stands before it than before all others. `goes_on` `(2, RUN)` is what each further token of that adds to a score,
+    the second row inside words. Where the match is at such a slot, copying nothing is less likely by `insist`.
     """
 
     inside: Tensor
@@ -41,6 +42,7 @@ class Pointer(nn.Module):
         self.trust = nn.Parameter(torch.ones(()))  # in the match
         self.goes_on = nn.Parameter(torch.tensor([[0.0, 0.5, 0.5], [8.0, 1.0, 1.0]]))
         self.nothing = nn.Parameter(torch.zeros(channels))  # the key of copying nothing
+        self.insist = nn.Parameter(torch.tensor(4.0))
         self.reluctance = nn.Parameter(torch.tensor(6.0))  # by how much that comes first
         self.strength = nn.Parameter(torch.ones(()))  # of a copied word's embedding
         self.register_buffer("inside", torch.zeros(vocab_size, dtype=torch.bool))
@@ -66,29 +68,34 @@ class Pointer(nn.Module):
         keys, ids, numbers = grounding.pointer[0][:, 0], grounding.ids, grounding.numbers
         queries = self.query(self.norm(x)) / keys.shape[-1] ** 0.5
         queries = queries.reshape(len(keys), -1, keys.shape[-1])  # (B, n * T, K)
-        scores = queries @ keys.transpose(1, 2)
-        scores = scores + self.trust * near.reshape(scores.shape)
+        near = near.reshape(len(keys), -1, keys.shape[1])
+        scores = queries @ keys.transpose(1, 2) + self.trust * near
+        there = (numbers != NO_PASSAGE)[:, None]
         inside = self.inside[ids.clamp(min=0)]  # (B, P)
         more = self.goes_on[inside.long()][:, None]  # (B, 1, P, RUN)
-        barred = (numbers == NO_PASSAGE)[:, None]
+        run = torch.zeros_like(scores, dtype=torch.int)
         for back, alike in enumerate(standing_before(said, x.shape[1], ids, numbers)):
-            scores = scores + alike * more[..., back]
-            if back == 0:
-                barred = barred | (inside[:, None] & ~alike)
-        scores = scores.masked_fill(barred, float("-inf"))
+            run = run + alike * there
+            if back < RUN:
+                scores = scores + alike * more[..., back]
+        following = (run > 0) & (run == run.amax(dim=-1, keepdim=True))
+        unfinished = inside[:, None] & following
+        scores = scores.masked_fill(~there | (inside[:, None] & ~following), float("-inf"))
+        close = (near - near.amax(dim=-1, keepdim=True)).exp()
         nothing = self.reluctance + queries @ self.nothing
+        nothing = nothing - self.insist * (close * unfinished).amax(dim=-1)
         return torch.cat([scores, nothing[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
 
 
 def standing_before(said: Tensor, length: int, ids: Tensor, numbers: Tensor) -> Iterator[Tensor]:
-    """For 1 to RUN tokens, whether as many stand before each slot of passages as at the text's end, `(B, n * T, P)`.
+    """For 1 to LONGEST tokens, whether as many stand before each slot as at the text's end, `(B, n * T, P)`.
 
     `said` `(B * n, L)` are the text's tokens: each of the last `length` is an end. `ids` and `numbers` `(B, P)` are
     the slots' tokens and passages.
     """
     alike = torch.ones((), dtype=torch.bool, device=ids.device)
-    padded = F.pad(said, (RUN - 1, 0), value=NO_TOKEN - 1)
-    for back in range(1, RUN + 1):
+    padded = F.pad(said, (LONGEST - 1, 0), value=NO_TOKEN - 1)
+    for back in range(1, LONGEST + 1):
         own = F.pad(numbers, (back, 0), value=NO_PASSAGE)[:, :-back] == numbers
         before = F.pad(ids, (back, 0), value=NO_TOKEN)[:, :-back].where(own, NO_TOKEN)  # (B, P)
         stop = padded.shape[1] - back + 1
