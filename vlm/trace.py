@@ -105,7 +105,7 @@ def _entered(answer: Answer) -> dict[str, Any]:
             "characters": len(passage.text),
             "sha256": _hash(passage.text),
         }
-        for passage in answer.image.passages
+        for passage in dict.fromkeys(answer.image.passages)  # a long one is there once a part
     ]
     return {"task": task, "image": image, "question": question, "retrieved": retrieved}
 

@@ -79,18 +79,24 @@ def evidence(
 ) -> Evidence:
     """The evidence of a text beside passages, one for each of the memory's segments of them.
 
+    A passage that was too long for one has several, and is one source.
     `lost_without_photo` `(T,)` is what each of its tokens loses without the photo, in nats, and None where there is no
     photo. Raises ValueError where there are no passages.
     """
     if finished.projected.grounding is None:
         raise ValueError("there are no passages beside this image")
     segments = [s for s in finished.memory.segments if s.name.startswith(PASSAGE)]
+    parts: dict[Passage, list[Segment]] = {}
+    for passage, segment in zip(passages, segments, strict=True):
+        parts.setdefault(passage, []).append(segment)
     prompt, spans = len(finished.prompt.ids), finished.tokenizer.words(finished.ids)
-    count = len(segments)
+    count = len(parts)
 
     looked = _looked(finished)[prompt:]  # (T, S)
-    lost = _lost(finished, segments)[prompt:]  # (T, N)
-    of_passages = torch.stack([looked[:, s.start : s.stop].sum(dim=1) for s in segments], dim=1)
+    lost = _lost(finished, list(parts.values()))[prompt:]  # (T, N)
+    in_segments = {s: looked[:, s.start : s.stop] for s in segments}
+    in_passages = [torch.cat([in_segments[s] for s in own], dim=1) for own in parts.values()]
+    of_passages = torch.stack([weights.sum(dim=1) for weights in in_passages], dim=1)
     of_all = of_passages.sum(dim=1, keepdim=True)
     if lost_without_photo is None:
         shares = of_passages / of_all
@@ -105,12 +111,12 @@ def evidence(
     mean, total = shares.mean(dim=0).tolist(), lost.sum(dim=0).tolist()
     before = mean[:-count], total[:-count]
     sources = [SourceUse(None, share, nats) for share, nats in zip(*before)]
-    after = zip(segments, mean[-count:], total[-count:])
-    for number, (segment, share, nats) in enumerate(after):
-        words = _words(segment, looked[:, segment.start : segment.stop].mean(dim=0))
-        sources.append(SourceUse(number, share, nats, words))
+    after = zip(parts.values(), mean[-count:], total[-count:])
+    for number, (own, share, nats) in enumerate(after):
+        words = [word for s in own for word in _words(s, in_segments[s].mean(dim=0))]
+        sources.append(SourceUse(number, share, nats, tuple(words)))
     return Evidence(
-        tuple(passages),
+        tuple(parts),
         tuple(sources),
         tuple(tuple(share.tolist()) for share, _ in by_word),
         tuple(tuple(nats.tolist()) for _, nats in by_word),
@@ -126,16 +132,17 @@ def _looked(finished: Finished) -> Tensor:
     return torch.stack([layer[0].mean(dim=0) for layer in layers]).mean(dim=0)[finished.rows]
 
 
-def _lost(finished: Finished, segments: list[Segment]) -> Tensor:
-    """What each token of the prompt and the text loses without each passage, `(T, N)`, at least 0."""
-    shown = finished.memory.real.repeat(1 + len(segments), 1)
-    for row, segment in enumerate(segments, 1):
-        shown[row, segment.start : segment.stop] = False
+def _lost(finished: Finished, passages: list[list[Segment]]) -> Tensor:
+    """What each token of the prompt and the text loses without each passage's segments, `(T, N)`, at least 0."""
+    shown = finished.memory.real.repeat(1 + len(passages), 1)
+    for row, segments in enumerate(passages, 1):
+        for segment in segments:
+            shown[row, segment.start : segment.stop] = False
     ids = finished.ids
     return falls(finished, with_slots(finished, shown), lambda x: chosen_logprobs(x, ids))[0]
 
 
-def _words(segment: Segment, looked: Tensor) -> tuple[tuple[str, float], ...]:
+def _words(segment: Segment, looked: Tensor) -> list[tuple[str, float]]:
     """A passage's words, each with the attention on its tokens; `looked` is `(L,)`."""
     assert segment.words is not None
     words: list[tuple[str, float]] = []
@@ -145,4 +152,4 @@ def _words(segment: Segment, looked: Tensor) -> tuple[tuple[str, float], ...]:
         elif words:
             text, before = words[-1]
             words[-1] = (text + piece, before + weight)
-    return tuple(words)
+    return words
