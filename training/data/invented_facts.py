@@ -47,6 +47,7 @@ CATEGORIES: dict[str, dict[str, str]] = {
     "thing": {**lexicon.THINGS, **dict.fromkeys(MORE_THINGS, "")},
 }
 NOUNS = sorted(name for members in CATEGORIES.values() for name in members)
+MOST_FACTS = 3  # of a passage, so that none is cut
 HELD_OUT = 5  # one of this many names and numbers
 
 
@@ -154,7 +155,8 @@ def sheet(
         for other in generator.sample(rivals, min(generator.randint(1, 3), len(rivals))):
             add(other, relation)
     size = max(1, generator.randint(passages // 2, passages) - len(claims))
-    while len(facts) < size * 4 // 3:
+    crowded = generator.choice((4 / 3, 4 / 3, 4 / 3, MOST_FACTS - 0.5))  # facts a passage
+    while len(facts) < size * crowded:
         thing = generator.choice(
             [*sorted(set().union(*there.values())), *generator.sample(NOUNS, 6)]
         )
@@ -162,8 +164,9 @@ def sheet(
     # Some passages hold two facts: what is asked for is to be found among other words.
     together = [[fact] for fact in facts[:size]]
     for fact in facts[size:]:
-        of_the_same = [own for own in together if own[-1][0] == fact[0]]
-        generator.choice(of_the_same or together).append(fact)
+        room = [own for own in together if len(own) < MOST_FACTS]
+        of_the_same = [own for own in room if own[-1][0] == fact[0]]
+        generator.choice(of_the_same or room or together).append(fact)
     texts: list[tuple[str, Sequence[Fact | Claim]]] = [
         (_said(own, generator), own) for own in together
     ]
@@ -204,7 +207,7 @@ def _said(facts: Sequence[Fact], generator: random.Random) -> str:
         else:
             parts.append(form.format(n=thing, v=value))
         before = thing
-    for _ in range(generator.choice((0, 0, 0, 1, 1, 2))):
+    for _ in range(generator.choice((0, 0, 0, 1, 1, 2)) if len(facts) < MOST_FACTS else 0):
         parts.insert(generator.randint(0, len(parts)), generator.choice(_FILLERS))
     return " ".join(parts)
 
