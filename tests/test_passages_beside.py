@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -285,3 +286,10 @@ def test_words_of_a_question_are_found_where_they_stand(reading: Captioner, imag
     where = beside.projected.grounding.numbers[0]
     shares = [found[0, -1, :-1][where == number].exp().sum() for number in range(3)]
     assert max(shares) == shares[1]
+
+
+def test_on_openvino_documents_are_refused_by_what_can_be_done(reading: Captioner):
+    other = Captioner(reading.model, reading.tokenizer)
+    other.model = SimpleNamespace(config=reading.model.config)  # no torch model, as there
+    with pytest.raises(DocumentsError, match="load this model without OpenVINO"):
+        _ = other.reading

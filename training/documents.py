@@ -51,13 +51,11 @@ def documents(
 ) -> None:
     """Ask about invented facts that passages tell, and print how often they are found, cited and missed."""
     from vlm.loading import load
-    from vlm.passages_beside import NO_DOCUMENTS
 
     from .evaluation.invented_answers import measure
 
     captioner = load(model, device=device)
-    if not captioner.reads_documents:
-        fail(NO_DOCUMENTS)
+    _ = captioner.reading
     photos = _captioned(data, data_format, split)
     if captions:
         known = _captioned(data, data_format, "train")

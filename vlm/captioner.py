@@ -27,6 +27,7 @@ from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, ImageError, ImageSource, Photo, read_photo
 from vlm.images.header import with_header
 from vlm.images.photo import Entered
+from vlm.model.config import DocumentsConfig
 from vlm.model.decoder import Projected
 from vlm.model.grounding import passage_ids
 from vlm.model.memory import Memory, below_header, image_memory
@@ -35,6 +36,7 @@ from vlm.nudges import Nudge
 from vlm.options import ANSWER, CAPTION, TOLD, Options, choose
 from vlm.passages_beside import (
     NO_DOCUMENTS,
+    NOT_ON_OPENVINO,
     DocumentsError,
     as_passages,
     fitting,
@@ -69,6 +71,16 @@ class Captioner:
         model = self.model
         return model.config.documents is not None and isinstance(model, VisionLanguageModel)
 
+    @property
+    def reading(self) -> DocumentsConfig:
+        """How documents are read beside an image. Raises DocumentsError where they are not."""
+        config = self.model.config.documents
+        if config is None:
+            raise DocumentsError(NO_DOCUMENTS)
+        if not self.reads_documents:
+            raise DocumentsError(NOT_ON_OPENVINO)
+        return config
+
     @cached_property
     def blind(self) -> tuple[Memory, Projected]:
         """What the model sees where it is shown no image: its mean patches, or zeros where it holds none."""
@@ -102,10 +114,7 @@ class Captioner:
         passages = list(dict.fromkeys(as_passages(documents)))
         if not passages:
             return image
-        if not self.reads_documents:
-            raise DocumentsError(NO_DOCUMENTS)
-        config = self.model.config.documents
-        assert config is not None
+        config = self.reading
         assert self.model.documents is not None
         cut = fitting(passages, self.tokenizer, config)
         ids = passage_ids([[own for _, own, _ in cut]]).to(self.model.device)

@@ -10,7 +10,7 @@ from vlm.captioner import Captioner
 from vlm.documents.passages import Passage
 from vlm.documents.ranking import Searchable
 from vlm.loading import load
-from vlm.passages_beside import NO_DOCUMENTS, DocumentsError
+from vlm.passages_beside import DocumentsError
 
 
 def ask_documents(
@@ -26,9 +26,8 @@ def ask_documents(
     where the model reads none or there is none to read, and QuestionError when the question is empty or too long.
     """
     captioner = model if isinstance(model, Captioner) else load(model)
-    if not captioner.reads_documents:
-        raise DocumentsError(NO_DOCUMENTS)
-    captioner.prompt(question)  # what is wrong with it is told before the search
+    _ = captioner.reading  # what is wrong is told before the search
+    captioner.prompt(question)
     blank = captioner.without_photo
     image = (
         blank.beside(documents)

@@ -32,7 +32,6 @@ from vlm.model.grounding import PASSAGE
 from vlm.model.memory import Memory
 from vlm.options import CAPTION, READING, choose
 from vlm.passages_beside import (
-    NO_DOCUMENTS,
     DocumentsError,
     first_that_fit,
     fitting,
@@ -324,10 +323,7 @@ class EncodedImage:
         Names that they have may come into it (SmallCap, Ramos et al. 2023). Raises DocumentsError where `pairs` has
         none, or as `beside` does.
         """
-        if not self.captioner.reads_documents:
-            raise DocumentsError(NO_DOCUMENTS)
-        config = self.captioner.model.config.documents
-        assert config is not None
+        config = self.captioner.reading
         found = [one.passage for one in pairs.similar(self.vector, config.most)]
         if not found:
             raise DocumentsError(f"{pairs.path} holds no pairs of photos and captions yet")
@@ -341,10 +337,7 @@ class EncodedImage:
         What the image shows is looked for, too: its caption and its tags. Passages that stand beside it whatever is
         found, such as its metadata, are given as `also`. Raises DocumentsError, see `beside`.
         """
-        if not self.captioner.reads_documents:
-            raise DocumentsError(NO_DOCUMENTS)
-        config = self.captioner.model.config.documents
-        assert config is not None
+        config = self.captioner.reading
         found = index.search(f"{question} {self.alone.shows}", config.most)
         passages = [*also, *(one.passage for one in found)]
         fitting(also, self.captioner.tokenizer, config)  # none of these is left out: it is told

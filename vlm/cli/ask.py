@@ -131,14 +131,12 @@ def answers(
         yield from captioner.encode(photo).beside(also).ask_all(questions, **options)
         return
     from vlm.documents_alone import ask_documents
-    from vlm.passages_beside import NO_DOCUMENTS
 
     try:
         from vlm.documents.consult import consulted
     except ImportError as error:
         fail(f"--docs needs the package {error.name}; {how_to_install('documents')}")
-    if not captioner.reads_documents:  # before they are read, which may take minutes
-        fail(NO_DOCUMENTS)
+    _ = captioner.reading  # what is wrong is told before they are read, which may take minutes
     image = None if photo is None else captioner.encode(photo)
     with consulted(docs) as (index, added):
         for problem in [*added.problems, *[str(added.left_out)] * bool(added.left_out)]:

@@ -180,10 +180,8 @@ def caption(
 def _check_pairs(captioner: Captioner, pairs: Path) -> None:
     """Raise UserError where a model cannot read captions of a store."""
     from vlm.documents.photo_pairs import PhotoPairs
-    from vlm.passages_beside import NO_DOCUMENTS
 
-    if not captioner.reads_documents:
-        fail(NO_DOCUMENTS)
+    _ = captioner.reading
     with PhotoPairs.open(pairs, captioner.blank_vector) as store:
         if not len(store):
             fail(f"{pairs} holds no pairs of photos and captions yet")

@@ -11,7 +11,7 @@ from vlm.documents.passages import cut
 from vlm.documents.vectors import Encoder
 from vlm.encoded_image import EncodedImage
 from vlm.errors import how_to_install
-from vlm.passages_beside import NO_DOCUMENTS, DocumentsError, first_that_fit
+from vlm.passages_beside import DocumentsError, first_that_fit
 from vlm.server.refusals import Refusal
 from vlm.typed import Limit
 
@@ -52,9 +52,7 @@ def beside_documents(
     Raises DocumentsError where the model reads none, or a package for the search is missing.
     """
     captioner = image.captioner
-    config = captioner.model.config.documents
-    if not captioner.reads_documents or config is None:
-        raise DocumentsError(NO_DOCUMENTS)
+    config = captioner.reading
     cut_up = {document.name: cut(document.text, document.name) for document in documents}
     passages = [passage for own in cut_up.values() for passage in own]
     if not passages:
