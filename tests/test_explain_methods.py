@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from vlm.explain.context import less_the_echo
 from vlm.explain.contrast import Decision, decisions_of
 from vlm.explain.finished import Finished
 from vlm.explain.hiding import windows
+from vlm.explain.logit import smoothed
 from vlm.explain.maps import METHODS, word_maps
 from vlm.explain.method import Choice, MethodError
 from vlm.explain.relevance import Watched, relevance_of_slots
@@ -212,17 +214,32 @@ def test_what_a_slot_says_for_a_word_is_what_it_adds_along_the_words_gradient(ti
     towards = towards - towards.mean(dim=1, keepdim=True)
     bodies = [sublayer.body for sublayer in decoder.sublayers if sublayer.kind == "c"]
     expected = torch.zeros(len(ids), CELLS)
-    every = [(y, h) for y in range(len(bodies)) for h in range(config.heads)]
+    late = [(y, h) for y in range(len(bodies) // 2, len(bodies)) for h in range(config.heads)]
     with torch.no_grad():
-        for layer, head in heads or every:
+        for layer, head in heads or late:
             values = text.projected.layers[layer][1][0]
             added = projected_values(bodies[layer], values, [head])[0]  # (S, D)
             attention = decoded.cross_attention[layer][0, head, rows]  # (T, S)
             expected += (attention * (towards @ added.T)).clamp(min=0)
     expected /= expected.sum(dim=1, keepdim=True)
+    grid = memory.image.grid
+    expected = smoothed(expected.unflatten(1, grid), torch.ones(grid)).flatten(1)
     said = METHODS["logit"].weigh(text, Choice(heads=heads))[0]
     actual = said.patches[len(text.prompt.ids) :].flatten(1)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-3)
+
+
+def test_a_smoothed_map_keeps_its_peak_and_sum_and_leaves_out_what_is_hidden():
+    maps = torch.zeros(2, 16, 16)
+    maps[0, 5, 9] = 0.5
+    maps[1, 0, 15] = 1.0
+    shown = torch.ones(16, 16)
+    spread = smoothed(maps, shown)
+    torch.testing.assert_close(spread.sum(dim=(1, 2)), torch.tensor([0.5, 1.0]))
+    assert [int(m.argmax()) for m in spread] == [5 * 16 + 9, 15]
+    assert float(spread[0, 5, 10] / spread[0, 5, 9]) == pytest.approx(np.exp(-0.5), abs=1e-4)
+    shown[:, :8] = 0
+    assert float(smoothed(torch.ones(1, 16, 16), shown)[0, :, :8].sum()) == 0
 
 
 def test_logit_is_the_default_where_a_model_has_it(tiny, memory):

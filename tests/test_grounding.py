@@ -442,9 +442,22 @@ def test_the_command_writes_the_heads_that_it_chose(flickr, tiny_checkpoint, tmp
     assert f"alignment_heads: {list(heads)}" in ran.stdout
 
 
+def test_maps_that_saw_boxes_have_a_row_that_says_so(flickr, tiny_checkpoint, tmp_path):
+    file = tmp_path / "powers.json"
+    start = [str(tiny_checkpoint), "--data", str(flickr)]
+    ran = CliRunner().invoke(app, [*start, "--fit-supervised", str(file)])
+    assert ran.exit_code == 0, ran.output
+    asked = ["--measure", "entities", "--supervised", str(file), "--json"]
+    ran = CliRunner().invoke(app, [*start, *asked])
+    assert ran.exit_code == 0, ran.output
+    table = json.loads(ran.stdout)
+    assert table["rows"][-1][0] == "supervised (saw boxes)"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["--supervised", "nowhere.json"], "holds no powers"),
         (["--method", "tea leaves"], "tea leaves"),
         (["--split", "autumn"], "autumn"),
         (["--card", "nowhere/card.md"], "no folder nowhere"),

@@ -75,6 +75,20 @@ def faithfulness(
             "look where hiding patches costs words of train captions most. No boxes are used.",
         ),
     ] = False,
+    fit_supervised: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.json",
+            help="Measure nothing, but fit powers of the model's maps to boxes of train photos, and write them there.",
+        ),
+    ] = None,
+    supervised: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Powers that --fit-supervised wrote, for a row in the tables of pointing that has seen boxes.",
+        ),
+    ] = None,
     card: Annotated[
         Path | None,
         typer.Option(
@@ -100,9 +114,12 @@ def faithfulness(
     from .evaluation.grounding.grounding_card import check_card, put
     from .evaluation.grounding.grounding_measures import MEASURES, PHOTOS, Asked
     from .evaluation.grounding.pointing import first_photos
+    from .evaluation.grounding.supervised import FITTED, fit, read_boxed, read_powers, write_powers
 
     if card is not None:
         check_card(card)  # what is wrong is told before the work is done
+    if supervised is not None:
+        read_powers(supervised)
     quick = [name for name, how in METHODS.items() if not how.gradients and not how.encodings]
     methods = method or quick
     if unknown := [name for name in methods if name not in METHODS]:
@@ -110,7 +127,16 @@ def faithfulness(
     gradients = any(METHODS[name].gradients for name in methods)
     captioner = load(model, device=device, gradients=gradients)
     asked = Asked(
-        captioner, model, explainers(methods), data, split, stamps, phrase.value, limit, device
+        captioner,
+        model,
+        explainers(methods),
+        data,
+        split,
+        stamps,
+        phrase.value,
+        limit,
+        device,
+        supervised,
     )
     if choose_heads:
         if model is None or not Path(model).is_dir():
@@ -119,6 +145,12 @@ def faithfulness(
         heads, agreed = choose.choose_heads(captioner, photos, asked.pictures)
         choose.write_heads(Path(model), heads)
         print(f"alignment_heads: {heads}; their mean correlates with occlusion by {agreed:.2f}")
+        return
+    if fit_supervised is not None:
+        photos = first_photos(asked.entities("train"), limit or FITTED)
+        powers = fit(read_boxed(captioner, photos, asked.pictures))
+        write_powers(fit_supervised, powers, len({example.image.key for example in photos}))
+        print(fit_supervised.read_text(encoding="utf-8"), end="")
         return
     wanted = [name for name in MEASURES if measure is None or name in measure]
     if measure is None and not stamps.is_dir():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm.explain.finished import Finished
@@ -21,16 +22,19 @@ from vlm.model.attention import Attention
 from vlm.model.decoder import Decoded, Decoder
 from vlm.runtimes import Runtime
 
+BELL = 1 / 16  # of the grid's sides: the deviation of the bell that maps are smoothed by
+
 
 @torch.inference_mode()
 def logit(finished: Finished, choice: Choice) -> tuple[Looks, Looks | None]:
     """Shares of what the slots added to a token's log-probability; see `vlm.explain.method.Method`.
 
-    All heads have a part unless some are chosen. What spoke against a token counts nothing: it is cut off head by head,
-    or heads that look at one place for different reasons would undo each other. Only the way straight from a head to
-    the logit counts, and not what later layers make of it. Words of a question were not predicted and keep the plain
-    attention of the alignment heads. Raises MethodError where `has_logits` is False, and for a text that passages were
-    read for: layers behind the decoder have the last word on it.
+    All heads of the later half of the layers have a part unless some are chosen: only the way straight from a head to
+    the logit counts, and not what later layers make of it, which is most of what early heads do. What spoke against a
+    token counts nothing: it is cut off head by head, or heads that look at one place for different reasons would undo
+    each other. What falls on neighbouring patches is joined by a bell, since an encoder's patches know of each other.
+    Words of a question were not predicted and keep the plain attention of the alignment heads. Raises MethodError where
+    `has_logits` is False, and for a text that passages were read for: layers behind the decoder have its last word.
     """
     model, config = finished.model, finished.model.config.decoder
     if not has_logits(model):
@@ -41,12 +45,36 @@ def logit(finished: Finished, choice: Choice) -> tuple[Looks, Looks | None]:
     if finished.projected.grounding is not None:
         raise MethodError("logit is for texts about the image alone; with passages take attention")
     (seen, decoded), of_question = by_hops(finished, choice, attention_shares)
-    every = [(y, h) for y in range(config.sublayers.count("c")) for h in range(config.heads)]
-    heads = chosen_heads(config, choice) if choice.given() else every
+    layers = config.sublayers.count("c")
+    late = [(y, h) for y in range(layers // 2, layers) for h in range(config.heads)]
+    heads = chosen_heads(config, choice) if choice.given() else late
     evidence = _evidence(finished, decoded, heads)  # (N, S)
     shares = evidence / evidence.sum(dim=-1, keepdim=True).clamp(min=1e-12)
     given = seen.rows(slice(len(finished.prompt.ids)))
-    return Looks.joined([given, looks(finished.memory, shares)]), of_question
+    said = looks(finished.memory, shares)
+    memory = finished.memory
+    shown = torch.ones_like(said.patches[0])
+    if memory.lift is None:
+        shown = memory.on_patches(memory.real.to(shown))[0]  # (h, w)
+    said = Looks(smoothed(said.patches, shown), said.others)
+    return Looks.joined([given, said]), of_question
+
+
+def smoothed(maps: Tensor, shown: Tensor) -> Tensor:
+    """Maps `(T, h, w)` under a bell of `BELL`, each with the sum that it had, and nothing where `shown` `(h, w)` is 0.
+
+    Beyond the border is what lies at it.
+    """
+    sums = maps.sum(dim=(1, 2), keepdim=True)
+    for side in (1, 2):
+        deviation = BELL * maps.shape[side]
+        reach = min(round(3 * deviation), maps.shape[side] - 1)
+        steps = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+        bell = torch.exp(-0.5 * (steps / deviation) ** 2)
+        lines = F.pad(maps.movedim(side, 2), (reach, reach), mode="replicate")
+        maps = (lines.unfold(2, len(bell), 1) @ (bell / bell.sum())).movedim(2, side)
+    maps = maps * shown
+    return maps * sums / maps.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)
 
 
 def has_logits(model: Runtime) -> bool:

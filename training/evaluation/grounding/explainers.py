@@ -16,8 +16,8 @@ Explainer = Callable[[EncodedImage, Sequence[int], str | None], list[np.ndarray]
 """A map `(h, w)` of weights of at least 0 for each word of a caption, or with a question of its answer."""
 
 
-def by_method(name: str, layer: int | None = None, head: int | None = None) -> Explainer:
-    """One of `vlm.explain.maps.METHODS`."""
+def by_method(name: str | None, layer: int | None = None, head: int | None = None) -> Explainer:
+    """One of `vlm.explain.maps.METHODS`, or None for what a text's maps are made by where nothing else is asked for."""
 
     def explain(
         image: EncodedImage, ids: Sequence[int], question: str | None = None
@@ -106,6 +106,7 @@ BASELINES: dict[str, Explainer] = {
     "edges": of_picture(edges),
     "saliency": of_picture(saliency),
     "same map": same_for_all(by_method("attention")),
+    "same map, default": same_for_all(by_method(None)),
 }
 
 

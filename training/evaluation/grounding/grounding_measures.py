@@ -26,6 +26,7 @@ from .localised import Classes, best_levels, localise
 from .places import Example
 from .pointing import Pooling, caption_seconds, first_photos, point
 from .sanity import check
+from .supervised import NAME, by_powers, read_powers
 from .things import shapes_of_easy_vqa, things_of_scenes
 from .word_effects import caption_effects
 
@@ -41,7 +42,8 @@ class Asked:
     """What is measured: a model's maps by each explainer, on a split of the data in a folder.
 
     `model` is what loads it anew, for a measure that needs gradients or layers to destroy. `limit` keeps to the first
-    photos of each measure; images that cannot be read are told in `pictures`.
+    photos of each measure; `supervised` holds powers that were fitted to boxes, a row of their own where a
+    map points. Images that cannot be read are told in `pictures`.
     """
 
     captioner: Captioner
@@ -53,6 +55,7 @@ class Asked:
     phrase: Pooling = "mean"
     limit: int | None = None
     device: str = "auto"
+    supervised: Path | None = None
     pictures: Report = field(default_factory=lambda: Report(limit=1))
 
     def entities(self, split: str | None = None, once: bool = True) -> list[Example]:
@@ -84,8 +87,11 @@ def scenes(asked: Asked) -> Iterator[Table]:
 
 
 def _pointing(asked: Asked, title: str, examples: list[Example]) -> Table:
+    judged = dict(asked.judged)
+    if asked.supervised is not None:
+        judged[NAME] = by_powers(read_powers(asked.supervised))
     caption_ms = 1000 * caption_seconds(asked.captioner, examples)
-    pointed = point(asked.captioner, examples, asked.judged, asked.pictures)
+    pointed = point(asked.captioner, examples, judged, asked.pictures)
     return pointing_table(title, pointed, asked.phrase, caption_ms)
 
 

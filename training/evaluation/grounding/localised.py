@@ -30,7 +30,7 @@ from .places import Box, Example, Place, word_positions
 from .pointing import encoded, seen
 
 OVERLAP = 0.5
-LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)  # low ones are for sharp maps
 FINE = 64  # points a side on which a box is drawn
 FREQUENT = 5  # phrases that a class must end
 
