@@ -329,6 +329,17 @@ def test_sheet_shows_every_map(size: tuple[int, int]) -> None:
         taken[cell] = True
 
 
+def test_a_word_that_language_alone_wrote_has_a_grey_photo_in_place_of_its_map() -> None:
+    frame = preprocess("squash").frame(300, 300)
+    words = [planted((2, 2), 0, 0), planted((2, 2), 0, 0)]
+    moved = [words[0], planted((2, 2), 1, 1)]
+    one, other = (sheet(grey((300, 300)), frame, maps, alone={1}) for maps in (words, moved))
+    assert one.tobytes() == other.tobytes()
+    cell = changed(one, sheet(grey((300, 300)), frame, words))
+    inside = np.asarray(one)[cell][80:-10, 10:-10].astype(int)
+    assert (np.ptp(inside, axis=2) == 0).all()
+
+
 def test_sheet_has_one_scale() -> None:
     """A weak map next to a strong one stays dim; alone it would fill the scale."""
     frame = preprocess("squash").frame(100, 100)

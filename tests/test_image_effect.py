@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from training.prepare import app as prepare
+from vlm.answers import ImageEffect
 from vlm.captioner import Captioner
 from vlm.runtimes.packed import packed
 from vlm.weights.store import load_checkpoint, save_checkpoint
@@ -103,3 +104,9 @@ def test_a_checkpoint_that_holds_the_mean_image_is_shown_that_instead(tiny, imag
     assert abs(answer.image_effect.total - plain.image_effect.total) > 1e-2
     same = Captioner(packed(seeing.model), tiny.tokenizer).encode(image.picture).explain("a dog")
     assert same.image_effect.total == pytest.approx(answer.image_effect.total, abs=1e-3)
+
+
+def test_words_that_language_alone_wrote_are_those_without_an_effect_and_none_of_the_question():
+    effect = ImageEffect(2.0, (0.1, 3.0, -1.1), "mean")
+    assert effect.alone([None] * 3) == {0}
+    assert effect.alone([None] * 5) == {2}

@@ -69,6 +69,9 @@ class Alternative:
     score: float
 
 
+ALONE = 0.25  # nats: below that the image did nothing for a word; the app's words.js has the same
+
+
 @dataclass(frozen=True)
 class ImageEffect:
     """What the image did for a text, in nats: its log-probability with the image less that without.
@@ -81,6 +84,11 @@ class ImageEffect:
     total: float
     words: tuple[float, ...]
     blind: Literal["mean", "zeros"]
+
+    def alone(self, maps: Sequence[WordMap]) -> frozenset[int]:
+        """Which of a text's maps are of words that the image did nothing for; a question's were given."""
+        asked = len(maps) - len(self.words)
+        return frozenset(asked + i for i, nats in enumerate(self.words) if abs(nats) < ALONE)
 
 
 @dataclass(frozen=True)
@@ -229,13 +237,15 @@ class Answer:
 
         `word` is a word (its first occurrence in the text, else in the question) or its index among `maps()`;
         `method` is one of theirs, and `style` are keywords of `vlm.explain.overlay.overlay` or, of all words, of its
-        `sheet`, which also draw the text's own `places`. Raises ValueError when there is no such word.
+        `sheet`, which also draw the text's own `places`; a sheet leaves words unpainted that language alone wrote.
+        Raises ValueError when there is no such word.
         """
         from vlm.explain.overlay import overlay, sheet
 
         image, maps = self._image(), self.maps(method=method)
         style = {"places": self.places, **style}
         if word is None:
+            style = {"alone": self.image_effect.alone(maps), **style}
             return sheet(image.picture, image.frame, maps, **style)
         if isinstance(word, str):
             matches = [m for m in maps if m.text.lower() == word.lower()]
@@ -266,7 +276,8 @@ class Answer:
         check_output(path, style)  # before the maps, which may take seconds
         image = self._image()
         maps = self.maps(method=method)
-        save(path, image.picture, image.frame, maps, style, self.places)
+        alone = self.image_effect.alone(maps)
+        save(path, image.picture, image.frame, maps, style, self.places, alone)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: a caption with its "candidates" where there are several, or a question with its "answer"."""

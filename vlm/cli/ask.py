@@ -280,7 +280,8 @@ def explain(
         from vlm.explain.outputs import save
 
         # `check_output` has seen that it is a style.
-        save(out, encoded.picture, encoded.frame, maps, cast("Style | None", style))
+        alone = answer.image_effect.alone(maps)
+        save(out, encoded.picture, encoded.frame, maps, cast("Style | None", style), alone=alone)
     if as_json:
         effect = answer.image_effect
         nats = iter(effect.words)  # a question's words were given: the image did nothing for them

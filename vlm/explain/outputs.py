@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,12 +50,13 @@ def save(
     maps: Sequence[WordMap],
     style: Style | None = None,
     places: Sequence[Place] = (),
+    alone: Collection[int] = (),
 ) -> None:
     """Write all words' maps over the upright image to a file of one of `KINDS`.
 
-    A sheet also shows the text's own `places`, if any. `style` is one of `vlm.explain.paint.STYLES`, by default heat.
-    Raises what `check_output` raises, OutputError when there are no maps, ValueError when the frame is of another
-    image, and OSError where the file cannot be written.
+    A sheet also shows the text's own `places`, if any, and leaves the words at `alone` unpainted. `style` is one of
+    `vlm.explain.paint.STYLES`, by default heat. Raises what `check_output` raises, OutputError when there are no maps,
+    ValueError when the frame is of another image, and OSError where the file cannot be written.
     """
     path = Path(path)
     check_output(path, style)
@@ -65,7 +66,7 @@ def save(
         case ".png":
             from vlm.explain.overlay import sheet
 
-            drawn = sheet(image, frame, maps, style=style or "heat", places=places)
+            drawn = sheet(image, frame, maps, style=style or "heat", places=places, alone=alone)
             drawn.save(path, "PNG")
         case ".webp":
             from vlm.explain.animation import frames, save_animation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from math import ceil
 from typing import TYPE_CHECKING
@@ -97,10 +97,12 @@ def sheet(
     style: Style = "heat",
     opacity: float = 0.8,
     places: Sequence[Place] = (),
+    alone: Collection[int] = (),
 ) -> Image.Image:
     """The photo, and the maps of all words on one scale: a block for each role, its words in order.
 
-    The text's own `places`, if any, are drawn on the photo.
+    The text's own `places`, if any, are drawn on the photo. The maps at `alone`, of words that language alone wrote,
+    are not painted: their photo stays grey, as if they had looked nowhere.
 
     Raises ValueError when there are no maps, or the frame is of another image; else as `overlay`.
     """
@@ -112,10 +114,11 @@ def sheet(
     high = 2 * text  # of a label
     across, down = max(photo.width, 6 * text) + gap, high + photo.height + gap // 2
 
-    blocks: list[tuple[str, list[WordMap | None]]] = [
-        (role, list(words)) for role, words in groupby(maps, key=lambda word: word.role)
+    blocks: list[tuple[str, list[int | None]]] = [
+        (role, list(words)) for role, words in groupby(range(len(maps)), lambda i: maps[i].role)
     ]
     blocks[0][1].insert(0, None)  # the photo itself is the first cell
+    grey = photo.convert("L").convert("RGB")
     wide = max(1, round((1.6 * (len(maps) + 1) * down / across) ** 0.5))  # a sheet of about 8 : 5
     longest = max(len(cells) for _, cells in blocks)
     columns = ceil(longest / ceil(longest / wide))  # rows of one length, no word left alone
@@ -135,9 +138,12 @@ def sheet(
                 if cell is None:
                     write(canvas, above, "photo", text, FAINT)
                     canvas.paste(marked(photo, frame, places), (x, y + high))
+                elif cell in alone:
+                    write(canvas, above, f"{maps[cell].text} (language alone)", text, FAINT)
+                    canvas.paste(grey, (x, y + high))
                 else:
-                    label(canvas, cell.text, cell.role, above, text)
-                    values = heat(frame, cell, photo.size)
+                    label(canvas, maps[cell].text, role, above, text)
+                    values = heat(frame, maps[cell], photo.size)
                     canvas.paste(paint(photo, values, scale, style, opacity), (x, y + high))
             y += down
     draw_legend(

@@ -159,7 +159,7 @@ def _explained(answer: Answer, method: str | None) -> CallToolResult:
     assert answer.image
     maps = answer.maps(method=method)
     own = [word_map for word_map in maps if word_map.role != "question"]
-    effects = answer.image_effect.words
+    image_effect = answer.image_effect
     words = [
         {
             "text": word.text,
@@ -168,12 +168,13 @@ def _explained(answer: Answer, method: str | None) -> CallToolResult:
             "peak": _peak(answer.image, word_map),
             "mass": word_map.mass,
         }
-        for word, effect, word_map in zip(answer.words, effects, own, strict=True)
+        for word, effect, word_map in zip(answer.words, image_effect.words, own, strict=True)
     ]
     said = {**_said(answer), "question": answer.question, "method": maps[0].method, "words": words}
     image = answer.image.shrunk(SHEET_SIDE)
     buffer = io.BytesIO()
-    sheet(image.picture, image.frame, maps).save(buffer, "PNG")
+    drawn = sheet(image.picture, image.frame, maps, alone=image_effect.alone(maps))
+    drawn.save(buffer, "PNG")
     picture = base64.b64encode(buffer.getvalue()).decode()
     return CallToolResult(
         content=[
