@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import draw_photos, small_recipe, write_recipe
 from typer.testing import CliRunner
 
+from training.loop import run as runs
 from training.loop.monitor import read_metrics
 from training.loop.run import run
 from training.recipe.recipe import Recipe, load_recipe
@@ -450,3 +452,17 @@ def test_a_package_that_is_missing_is_named_with_how_to_get_it(
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: this needs the package {package}; run: pip install")
     assert '[train]"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("precision", "instructions", "told"),
+    [("bf16", (), ["EPYC has no instructions for bf16"]), ("bf16", ("AMX",), []), ("no", (), [])],
+)
+def test_a_precision_that_the_processor_has_not_is_told(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, precision, instructions, told
+) -> None:
+    monkeypatch.setattr(runs, "processor", lambda: ("EPYC", instructions))
+    recipe = small_recipe(photos, precision=precision)
+    sentences = runs.slow_precision(recipe, torch.device("cpu"))
+    assert [sentence.partition(",")[0] for sentence in sentences] == told
+    assert runs.slow_precision(recipe, torch.device("cuda")) == []

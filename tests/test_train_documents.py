@@ -14,7 +14,7 @@ from vlm.weights.store import load_checkpoint
 
 STAGE = {
     "validation": {"metric": "last", "images": 0},
-    "documents": {"passages": 3, "questions": 4},
+    "documents": {"passages": 3, "questions": 4, "captions": 0.2},
     "optimiser": {"learning_rate": {"adapter": 0, "decoder": 0, "documents": 2e-3}},
 }
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 import vlm
 from vlm.errors import UserError
 from vlm.model.model import VisionLanguageModel
+from vlm.runtimes.half import processor
 
 from ..data.records import DataError
 from ..recipe.models import start_model
@@ -54,7 +55,7 @@ def run(
         if main_process:
             folder.hold("encoder", fingerprint(model.vision))
             log(out, describe(model, data, accelerator))
-            say(unfit, out)
+            say([*unfit, *slow_precision(recipe, accelerator.device)], out)
         inputs = make_inputs(recipe, model, data, cache, accelerator, workers)
         if main_process:
             say(broken(recipe, data), out)
@@ -113,6 +114,16 @@ def make_inputs(
     features = FeatureCache(folder)
     drop_unreadable(data, features.unreadable)
     return CachedPatches(features)
+
+
+def slow_precision(recipe: Recipe, device: torch.device) -> list[str]:
+    """A sentence where the recipe's precision is none that the processor has instructions for."""
+    name, instructions = processor()
+    if recipe.precision != "bf16" or device.type != "cpu" or not name or instructions:
+        return []
+    return [
+        f"{name} has no instructions for bf16, which makes each step several times slower; precision=no is faster here"
+    ]
 
 
 def broken(recipe: Recipe, data: Data) -> list[str]:
