@@ -110,8 +110,8 @@ def spelled_as(
 ) -> list[str]:
     """Words of a text with the capitals that they have where a passage has all of them in a row, or else each alone.
 
-    A place inside a sentence counts before one at its start, where any word has a capital. Alone a word takes one from
-    there only where it is not `is_everyday`, and such a word is never written in capitals alone.
+    A place inside a sentence counts before one at its start, where any word has a capital. Alone a word takes
+    one only where it is not `is_everyday`, since any may begin a heading.
     """
     if not words:
         return []
@@ -122,12 +122,13 @@ def spelled_as(
 
 
 def _alone(word: str, passages: Sequence[Passage], is_everyday: Callable[[str], bool]) -> str:
+    if is_everyday(word):
+        return word
     places = _places(re.escape(word), passages)
-    everyday = is_everyday(word)
-    inside = [m[0] for starts, m in places if not (starts or (everyday and m[0].isupper()))]
+    inside = [match[0] for starts, match in places if not starts]
     if inside:
         return max(inside, key=inside.count)
-    return places[0][1][0] if places and not everyday else word
+    return places[0][1][0] if places else word
 
 
 def _places(pattern: str, passages: Sequence[Passage]) -> list[tuple[bool, re.Match[str]]]:
