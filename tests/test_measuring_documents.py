@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from training.data.records import ImageRef, Record
+from training.data.records import DataError, ImageRef, Record
 from training.documents import app
 from training.evaluation.pair_captions import ELSEWHERE, NAMED, measure_pairs
 from vlm.captioner import Captioner
@@ -29,16 +29,26 @@ class Said:
     text: str
 
 
+class Reads:
+    """As much of a captioner as says how many passages are read at once."""
+
+    reading = DocumentsConfig(length=200, most=8)
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+
 @dataclass
 class Planted:
     """An image whose caption is `alone`, and beside passages what `reads` makes of them."""
 
     reads: object
     vector: list[float]
+    captioner: Reads
     passages: list[str] = field(default_factory=list)
 
     def beside(self, passages):
-        return replace(self, passages=list(passages))
+        return replace(self, passages=[passage.text for passage in passages])
 
     def caption(self) -> Said:
         return Said(self.reads(self.passages) if self.passages else "a dog by a table")
@@ -47,12 +57,13 @@ class Planted:
 class Reader:
     """A captioner whose photos are like each other by their first pixel."""
 
-    def __init__(self, reads) -> None:
+    def __init__(self, reads, tokenizer) -> None:
         self.reads = reads
+        self.captioner = Reads(tokenizer)
 
     def encode(self, data) -> Planted:
         value = np.asarray(Image.open(io.BytesIO(data)))[0, 0, 0] / 255
-        return Planted(self.reads, [value, 1.0])
+        return Planted(self.reads, [value, 1.0], self.captioner)
 
 
 @pytest.fixture
@@ -85,16 +96,18 @@ def first_name(passages: list[str]) -> str:
         (first_name, [100, 0, 0], 0),
     ],
 )
-def test_names_are_counted(photos, reads, named, unnamed):
-    told = measure_pairs(Reader(reads), photos, photos, count=6)
+def test_names_are_counted(photos, tiny, reads, named, unnamed):
+    told = measure_pairs(Reader(reads, tiny.tokenizer), photos, photos, count=6)
     shares = {share.name: share.value for share in told.shares}
     assert [shares[name] for name in NAMED] == named
     assert shares[ELSEWHERE] == unnamed
     assert {share.count for share in told.shares} == {6}
 
 
-def test_who_reads_the_same_photos_caption_gains(photos):
-    told = measure_pairs(Reader(lambda passages: passages[0]), photos, photos, count=8)
+def test_who_reads_the_same_photos_caption_gains(photos, tiny):
+    told = measure_pairs(
+        Reader(lambda passages: passages[0], tiny.tokenizer), photos, photos, count=8
+    )
     assert told.alone < 200
     assert told.difference.interval.low > 100  # the photo itself is known here
 
@@ -123,6 +136,11 @@ def test_the_command_measures_answers_and_captions(tiny: Captioner, tmp_path: Pa
     captions = CliRunner().invoke(app, [*arguments, "--captions"])
     assert captions.exit_code == 0, captions.output
     assert len(json.loads(captions.stdout)["shares"]) == len(NAMED) + 1
+
+
+def test_too_few_photos_are_told(photos, tiny):
+    with pytest.raises(DataError, match="1 photos have captions"):
+        measure_pairs(Reader(everything, tiny.tokenizer), photos[:1], photos, count=6)
 
 
 def test_a_model_without_the_layers_is_one_sentence(tiny_checkpoint: Path, tmp_path: Path):

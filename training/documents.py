@@ -68,7 +68,7 @@ def documents(
         print(json.dumps({"shares": _as_json(told.shares), "agreement": told.agreement}))
         return
     _print_shares(told.shares)
-    print(f"{'rank correlation of shares and losses':<62} {told.agreement:5.2f}")
+    print(f"{'rank correlation of shares and losses':<63} {told.agreement:5.2f}")
 
 
 def _captioned(data: Path, data_format: str, split: str) -> list[list[Record]]:
@@ -112,7 +112,7 @@ def _as_json(shares: Sequence[Share]) -> list[dict[str, Any]]:
 def _print_shares(shares: Sequence[Share]) -> None:
     for share in shares:
         low, high = share.interval.low, share.interval.high
-        print(f"{share.name:<62} {share.value:5.1f} %  [{low:.1f}, {high:.1f}]  of {share.count}")
+        print(f"{share.name:<63} {share.value:5.1f} %  [{low:.1f}, {high:.1f}]  of {share.count}")
 
 
 def _progress(line: str) -> None:

@@ -14,7 +14,7 @@ from vlm.captioner import Captioner
 from vlm.encoded_image import EncodedImage
 
 from ..data.invented_facts import NOT_THERE, Asked, rival, sheet, things_of
-from ..data.records import Record
+from ..data.records import DataError, Record
 from .metrics.statistics import Interval, Metric, bootstrap_interval
 
 PASSAGES = 8
@@ -60,7 +60,7 @@ def measure(
     """Ask `questions` questions about held-out facts, each with its passage, without it, and with another's in place.
 
     `photos` are the records of one image each, with captions. One question a photo is asked, until there are enough,
-    and where a passage can contradict the photo one about that. Raises ValueError where nothing could be asked.
+    and where a passage can contradict the photo one about that. Raises DataError where nothing could be asked.
     """
     generator = random.Random(seed)
     hits: dict[str, list[bool]] = {}
@@ -96,7 +96,7 @@ def measure(
         if asked % 50 == 0:
             progress(f"{asked} of {questions} questions")
     if not hits:
-        raise ValueError("no photo has captions that name things to ask about")
+        raise DataError("no photo has captions that name things to ask about")
     shares = tuple(Share.of(name, own) for name, own in hits.items())
     return Figures(shares, float(np.mean(agreements)))
 

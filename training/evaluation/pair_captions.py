@@ -11,19 +11,20 @@ import numpy as np
 
 from vlm.captioner import Captioner
 from vlm.encoded_image import EncodedImage
+from vlm.passages_beside import as_passages, first_that_fit
 
 from ..data.invented_facts import Sheet
 from ..data.named_captions import Pool, captions_by_thing, named_sheet
-from ..data.records import Record
+from ..data.records import DataError, Record
 from .invented_answers import PASSAGES, Share
 from .metrics.captions import cider_of_each
 from .metrics.statistics import Difference, Metric, paired_difference
 
 # How many captions beside a photo name its own thing, and how many another thing that it does not show.
 NAMED = {
-    "all name what it shows": (6, 0),
-    "two of eight do, the others something else": (2, 6),
-    "one of eight does, the others something else": (1, 7),
+    "six name what it shows: its name is said": (6, 0),
+    "two of eight do, the others something else: its name is said": (2, 6),
+    "one of eight does, the others something else: its name is said": (1, 7),
 }
 KNOWN = 1_000  # photos with captions that a user may have
 ELSEWHERE = "most name something that it does not show: its name is not said"
@@ -50,7 +51,7 @@ def measure_pairs(
 
     `photos` and `known` are the records of one image each, with captions; a photo where nothing has a name is passed
     over. Beside captions without names, those of the most similar of KNOWN known photos, CIDEr-D is measured. Raises
-    ValueError where no photo is left, and where CIDEr-D has no figure.
+    DataError where so few photos are left that it has no figure.
     """
     generator = random.Random(seed)
     pool = captions_by_thing(record for own in known for record in own)
@@ -77,13 +78,15 @@ def measure_pairs(
         key = records[0].image.key
         references[key] = [text for r in records if r.question is None for text in r.texts]
         alone[key] = image.caption().text
-        beside[key] = image.beside(store.similar(image)).caption().text
+        beside[key] = _beside(image, store.similar(image)).caption().text
         if len(references) % 50 == 0:
             progress(f"{len(references)} of {count} photos")
-    if not references:
-        raise ValueError("no photo has captions that name something once")
-    scores = [cider_of_each(texts, references) for texts in (alone, beside)]
-    first, second = (Metric(score) for score in scores if score is not None)
+    scores = [cider_of_each(texts, references) for texts in (alone, beside) if texts]
+    if len(scores) < 2 or scores[0] is None or scores[1] is None:
+        raise DataError(
+            f"{len(references)} photos have captions that name something once; give two or more, with unlike captions"
+        )
+    first, second = Metric(scores[0]), Metric(scores[1])
     shares = tuple(Share.of(name, own) for name, own in hits.items())
     return PairFigures(shares, first.value, paired_difference(first, second))
 
@@ -109,10 +112,17 @@ def _sheet(
     )
 
 
+def _beside(image: EncodedImage, captions: Sequence[str]) -> EncodedImage:
+    """The image beside as many captions as are read at once."""
+    captioner = image.captioner
+    passages = as_passages(list(captions))
+    return image.beside(first_that_fit(passages, captioner.tokenizer, captioner.reading))
+
+
 def _says(image: EncodedImage, sheet: Sheet | None) -> bool:
     """Whether the caption beside a sheet's passages has the name that its first row is about."""
     assert sheet is not None
     fact = sheet.asked[0].fact
     assert fact is not None
-    text = image.beside(sheet.passages).caption().text
+    text = _beside(image, sheet.passages).caption().text
     return re.search(rf"\b{fact[2]}\b", text, re.IGNORECASE) is not None
