@@ -114,9 +114,9 @@ def test_a_methods_level_is_the_best_for_its_own_maps(tiny, tmp_path):
         return weights
 
     def stepped(inner: float):
-        weights = np.full((8, 8), 0.0)
+        weights = np.full((8, 8), 0.15)  # below the level that is found
         weights[:4, :4] = inner
-        weights[1, 1] = 1.0
+        weights[1, 1], weights[7, 7] = 1.0, 0.0
         return lambda image, ids, question=None: [weights] * 2
 
     judged = {"stepped": stepped(0.3), "noisy": lambda *_: [noisy(0.4)] * 2}

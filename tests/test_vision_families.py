@@ -14,7 +14,7 @@ from vlm.model.vision import VisionEncoder, folded, probe, probe_pixels
 HALF = (0.5, 0.5, 0.5)
 # The smallest of each module of timm, where it is not the first that timm lists.
 NAMES = """
-    halonet_h1 test_byobnet cait_xxs24_224 coat_lite_tiny convit_tiny test_convnext cpubone_nano
+    lambda_resnet26t test_byobnet cait_xxs24_224 coat_lite_tiny convit_tiny test_convnext cpubone_nano
     cs3darknet_focus_s cspnext_tiny davit_tiny deit_tiny_patch16_224 dla46x_c edgenext_xx_small
     efficientformerv2_s0 test_efficientnet vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8
     focalnet_tiny_srf gcvit_xxtiny hardcorenas_b hgnetv2_b0 hiera_tiny_224 sam2_hiera_tiny
@@ -31,6 +31,7 @@ SMALLEST = set(NAMES.split())
 OPTIONS = {"deepseek_vit": {"depth": 2}, "gemma4_vit": {"depth": 2}}
 # Where small images have too few patches to tell places by, or have to be a multiple of the patch.
 SIZES = {
+    "byoanet": (256, 256),
     "deepseek_vit": (126, 210),
     "inception_v3": (256, 384),
     "inception_v4": (256, 384),

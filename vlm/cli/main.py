@@ -21,8 +21,8 @@ from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
 from vlm.cli.failures import clear_errors, fail
 from vlm.cli.index_documents import app as index_app
+from vlm.cli.keep_pairs import app as pairs_app
 from vlm.cli.mcp import mcp
-from vlm.cli.pairs import app as pairs_app
 from vlm.cli.serve import app as app_page
 from vlm.cli.serve import serve
 from vlm.cli.signals import signals
