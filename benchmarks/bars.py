@@ -25,7 +25,7 @@ from benchmarks.setting import (
 )
 from benchmarks.timing import Ids, Row, Side, Spread, compare, timed
 from vlm.captioner import Captioner
-from vlm.runtimes.half import can_halve
+from vlm.runtimes.half import can_halve, processor
 from vlm.weights.convert import convert
 
 LONGER = 30  # tokens of Florence-2's caption
@@ -58,7 +58,7 @@ def captions(setting: Setting) -> Iterator[Row]:
         with processes.core_taken():
             name, side = "BLIP, one core taken", timed(lambda: caption(BEAMS))
             yield compare("bars", name, side, peer(BEAMS), setting.repeats, least_ratio=1.5)
-    if "bf16" in theirs:
+    if processor()[1]:  # where there are instructions for it
         yield from _encoder(folder, theirs["bf16"], setting)
 
 

@@ -10,12 +10,14 @@ from vlm.captioner import Captioner
 from vlm.errors import UserError
 from vlm.model.vision import folded
 from vlm.options import Precision
-from vlm.runtimes.half import can_halve, is_half_faster
+from vlm.runtimes.half import can_halve, can_take_float16, fastest
 from vlm.runtimes.openvino import BackendError, compiled
 from vlm.runtimes.packed import can_pack, packed
 from vlm.weights.conversions import as_ours
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
+
+_HALF = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 class DeviceError(UserError):
@@ -36,8 +38,9 @@ def load(
     it is and nothing asks for OpenVINO, else the CPU. On x86 processors the weights are laid out for inference; see
     `vlm.runtimes.packed`. With `openvino` OpenVINO runs the model; see `vlm.runtimes.openvino`.
 
-    `precision` is "float32", "bf16", matrix products of bfloat16 on an x86 CPU, "int8", weights of 8 bits on OpenVINO,
-    or "auto": bf16 where `find_precision` finds it faster. Words may differ a little, but in float32 they are the same
+    `precision` is "float32", "bf16", matrix products of bfloat16 on an x86 CPU, "fp16", products in float32 of weights
+    kept in 16 bits there, "int8", weights of 8 bits on OpenVINO, or "auto": bf16 or fp16 where `find_precision` finds
+    them faster. Words may differ a little, but in float32 they are the same
     everywhere, and on all but float32 there are no gradients: with `gradients` the model is plain torch.
 
     Raises `vlm.weights.CheckpointError` when there is no such checkpoint or it is damaged, DeviceError where the device
@@ -50,15 +53,15 @@ def load(
         raise BackendError(f"OpenVINO runs models on the CPU here, not on {device}")
     if compile_it and gradients:
         raise BackendError("OpenVINO has no gradients; load the model without it for those")
-    place = find_device("cpu" if compile_it or chosen == Precision.bf16 else device)
+    place = find_device("cpu" if compile_it or chosen in _HALF else device)
     with as_ours(find(name)) as folder:
         model, tokenizer = load_checkpoint(folder)
     if not gradients:
         model.vision = folded(model.vision)
     if compile_it:
         model = compiled(model, chosen == Precision.int8)
-    elif chosen == Precision.bf16:
-        model = packed(model, torch.bfloat16)
+    elif chosen in _HALF:
+        model = packed(model, _HALF[chosen])
     elif place.type == "cpu" and can_pack() and not gradients:
         model = packed(model)
     return Captioner(model.to(place), tokenizer)
@@ -76,21 +79,22 @@ def find_precision(
         raise BackendError(f"there is no precision {precision!r}: give one of {names}")
     wanted = Precision(precision)
     other = "OpenVINO" if openvino else "a model with gradients" if gradients else None
-    if wanted == Precision.bf16:
+    if wanted in _HALF:
         if other is None and device not in ("auto", "cpu"):
             other = f"a model on {device}"
         if other is not None:
-            raise BackendError(f"bf16 is for models on x86 CPUs here; {other} computes in float32")
-        if not can_halve():
-            raise BackendError("this processor, or this torch, has no bf16; give float32")
+            raise BackendError(
+                f"{wanted} is for models on x86 CPUs here; {other} computes in float32"
+            )
+        if not (can_halve() if wanted == Precision.bf16 else can_take_float16()):
+            raise BackendError(f"this processor, or this torch, has no {wanted}; give float32")
     if wanted != Precision.auto:
         return wanted, "as asked for"
     if other is None and find_device(device).type != "cpu":
         other = f"a model on {find_device(device)}"
     if other is not None:
         return Precision.float32, f"{other} computes in it"
-    faster, why = is_half_faster()
-    return Precision.bf16 if faster else Precision.float32, why
+    return fastest()
 
 
 def find_device(name: str) -> torch.device:

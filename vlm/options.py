@@ -23,6 +23,7 @@ class Precision(StrEnum):
     auto = "auto"
     float32 = "float32"
     bf16 = "bf16"
+    fp16 = "fp16"
     int8 = "int8"
 
 

@@ -14,7 +14,7 @@ NO_DOCUMENTS = (
     "this model reads no documents beside an image; the recipe small-documents.yaml teaches one to"
 )
 NOT_ON_OPENVINO = (
-    "documents are read on torch alone; load this model without OpenVINO, in float32 or bf16"
+    "documents are read on torch alone; load this model without OpenVINO, in float32, bf16 or fp16"
 )
 
 

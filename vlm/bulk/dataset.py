@@ -113,8 +113,8 @@ def caption_dataset(
         )
     if device == "cuda" and (openvino or precision == "int8"):
         raise DatasetError("OpenVINO runs models on the CPU here, not on cuda")
-    if device == "cuda" and precision == "bf16":
-        raise DatasetError("bf16 is for models on x86 CPUs here, not on cuda")
+    if device == "cuda" and precision in ("bf16", "fp16"):
+        raise DatasetError(f"{precision} is for models on x86 CPUs here, not on cuda")
     filesystem, inside = open_filesystem(out)
     out = full_path(filesystem, inside)
     chosen, files, left_out = find_files(source, format, out)

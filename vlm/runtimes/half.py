@@ -1,14 +1,18 @@
-"""Whether a model runs faster here in bfloat16 than in float32."""
+"""Whether a model runs faster here with numbers of 16 bits than in float32."""
 
 from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from vlm.runtimes.packed import PackedLinear, can_pack
+from vlm.options import Precision
+from vlm.runtimes.packed import Float16Linear, PackedLinear, can_pack
 
 # The instructions that multiply in bfloat16, as Linux names them, and as people do.
 _INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
@@ -38,31 +42,67 @@ def can_halve() -> bool:
 
 
 @functools.cache
-@torch.inference_mode()
+def can_take_float16() -> bool:
+    """Whether layers with weights of float16 run here, and give what they ought to."""
+    if not can_pack():
+        return False
+    weight, x = torch.eye(16), torch.arange(16.0)[None]
+    try:
+        return torch.equal(Float16Linear(weight, None)(x), x)
+    except (RuntimeError, AttributeError):  # this torch was built without them, or has them no more
+        return False
+
+
+@functools.cache
 def half_speed() -> float:
     """How many times as fast as in float32 packed layers run in bfloat16, by a probe of a tenth of a second."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(2048, 768, generator=generator)
-    x = torch.randn(64, 768, generator=generator)
-    layers = [PackedLinear(weight, None, dtype=d) for d in (torch.float32, torch.bfloat16)]
-    seconds: list[list[float]] = [[], []]
-    for _ in range(10):  # in turns, so that other work on the machine meets both
-        for layer, times in zip(layers, seconds):
-            start = time.perf_counter()
+    weight, x = torch.randn(2048, 768), torch.randn(64, 768)
+    whole, half = (
+        PackedLinear(weight, None, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    return _ratio([whole], [half], x)
+
+
+@functools.cache
+def float16_speed() -> float:
+    """How many times as fast as packed layers those of float16 are on a few rows, by a probe of a fifth of a second.
+
+    Their weights are more than a cache holds, as a decoder's are.
+    """
+    weight, x = torch.randn(2048, 768), torch.randn(3, 768)
+    count = range(12)
+    whole = [PackedLinear(weight, None) for _ in count]
+    return _ratio(whole, [Float16Linear(weight, None) for _ in count], x)
+
+
+@torch.inference_mode()
+def _ratio(one: Sequence[nn.Module], other: Sequence[nn.Module], x: Tensor) -> float:
+    """How many times as fast other layers are, at their best, run in turns, as other work may meet both."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _, (layers, times) in product(range(10), zip((one, other), seconds)):
+        start = time.perf_counter()
+        for layer in layers:
             layer(x)
-            times.append(time.perf_counter() - start)
-    whole, half = map(min, seconds)
-    return whole / half
+        times.append(time.perf_counter() - start)
+    return min(seconds[0]) / min(seconds[1])
 
 
-def is_half_faster() -> tuple[bool, str]:
-    """Whether "auto" takes bfloat16 here, and why, in words."""
+def fastest() -> tuple[Precision, str]:
+    """What "auto" takes here, and why, in words."""
     name, instructions = processor()
     name = name or "this processor"
-    if not instructions or not can_halve():
-        return False, f"{name} has no instructions for bf16 that are used here"
-    speed = half_speed()
-    has = f"{name} has {' and '.join(instructions)}"
+    if instructions and can_halve():
+        speed = half_speed()
+        has = f"{name} has {' and '.join(instructions)}"
+        if speed >= _WORTH:
+            return Precision.bf16, f"{has}, and layers run {speed:.1f} times as fast in bf16"
+        why = f"{has}, but layers run {speed:.1f} times as fast in bf16"
+    else:
+        why = f"{name} has no instructions for bf16 that are used here"
+    if not can_take_float16():
+        return Precision.float32, why
+    speed = float16_speed()
+    reads = f"weights of 16 bits are read {speed:.1f} times as fast"
     if speed < _WORTH:
-        return False, f"{has}, but layers run {speed:.1f} times as fast in bf16"
-    return True, f"{has}, and layers run {speed:.1f} times as fast in bf16"
+        return Precision.float32, f"{why}, and {reads}"
+    return Precision.fp16, f"{why}; {reads}"
