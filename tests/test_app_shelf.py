@@ -141,6 +141,38 @@ def test_a_document_is_brought_answered_from_cited_and_removed(
     expect(answers.first.locator(".citation")).to_have_count(0)
 
 
+@pytest.mark.parametrize("width", [1280, 375])
+def test_documents_are_asked_without_a_photo_and_stay_when_one_comes(
+    open_page, tmp_path: Path, width: int
+) -> None:
+    page: Page = open_page(viewport={"width": width, "height": 860})
+    question, answers = page.locator("#vlm-question"), page.locator(".answers > li")
+    expect(question).to_be_hidden()
+    (tmp_path / "notes.txt").write_text(TEXT)
+    page.get_by_label("Add documents").set_input_files(tmp_path / "notes.txt")
+    expect(page.locator(".volumes li")).to_have_count(1)
+    expect(page.locator("label[for=vlm-question]")).to_have_text("Ask the documents")
+    expect(page.locator(".ask fieldset")).to_be_hidden()
+    expect(page.locator(".message")).to_be_hidden()
+
+    ask(page, QUESTION)
+    expect(answers).to_have_count(1, timeout=PATIENCE)
+    expect(answers.first.locator(".citation")).not_to_be_empty()
+    expect(answers.first.locator(".answer button").first).to_be_disabled()  # it has no map
+    sources = answers.first.locator(".rests-on .place-name")
+    assert sources.all_inner_texts() == ["notes.txt"]
+    expect(page.locator(".picture")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    page.locator(".examples button").nth(2).click()
+    page.locator(".key span").first.wait_for()
+    expect(answers).to_have_count(0)
+    expect(page.locator(".volumes li")).to_have_count(1)
+    ask(page, QUESTION)
+    expect(answers).to_have_count(1, timeout=PATIENCE)
+    assert answers.first.locator(".place-name").all_inner_texts()[0] == "Photo"
+
+
 def ask(page: Page, question: str) -> None:
     page.locator(".working").wait_for(state="detached")
     page.locator("#vlm-question").fill(question)

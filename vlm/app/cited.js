@@ -13,6 +13,7 @@ function sourceNodes({ evidence }) {
 }
 
 function citationOf({ ground, cited, sources }) {
+  if (ground === "nothing" && sources.every(({ pieces }) => pieces)) return say("citation elsewhere");
   return say(`citation ${ground}`, { place: ground === "passage" ? placeName(sources[cited]) : "" });
 }
 

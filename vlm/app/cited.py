@@ -11,7 +11,7 @@ from vlm.citations import ground_of, sources
 
 
 def evidence_view(answer: Answer) -> dict[str, Any] | None:
-    """What `ground` an answer has, the place of the `cited` one among its `sources`, and these, the photo first.
+    """What `ground` an answer has, the place of the `cited` one among its `sources`, and these, a photo first.
 
     A source of text has `pieces` in place of `words`: its whole text, in parts. None where no passages stand beside the
     image. Takes passes of the model the first time.
@@ -25,8 +25,10 @@ def evidence_view(answer: Answer) -> dict[str, Any] | None:
             del source["words"]
             source["pieces"] = pieces(source["text"], use.words)
     ground = ground_of(answer.text, found)
-    cited = found.cited if ground == "passage" else None
-    return {"ground": ground, "cited": None if cited is None else cited + 1, "sources": shown}
+    cited = None
+    if ground == "passage":
+        cited = [use.passage for use in found.sources].index(found.cited)
+    return {"ground": ground, "cited": cited, "sources": shown}
 
 
 def pieces(text: str, words: Sequence[tuple[str, float]]) -> list[tuple[str, float | None]]:

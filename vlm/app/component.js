@@ -5,6 +5,7 @@ let photoTurn = null; // the turn that brought the photo in sight
 let busy = null; // what goes on, as a key of strings.json
 
 function show(view) {
+  if (view.turn) beKnown();
   if (view.turn !== turn) return;
   showMessage(view.message && say(view.message));
   if (view.photo && view.photo.turn !== photoTurn) showPhoto(view.photo);
@@ -41,7 +42,8 @@ function showKey(caption) {
 /** Lay the page out for a photo, or as it is without one. */
 function makeRoom(yes) {
   element.classList.toggle("has-photo", yes);
-  for (const part of [picture, find(".controls"), find(".reading")]) part.hidden = !yes;
+  for (const part of [picture, find(".controls")]) part.hidden = !yes;
+  find(".reading").hidden = !yes && !props.documentKinds.length;
 }
 
 /** Show the first photo before the server has it, so that nothing moves when it does. */
@@ -68,7 +70,6 @@ function showPhoto({ turn, file, name, width, height }) {
   fetched.clear();
   stopPlaying();
   photo.src = fromHere(file.url);
-  bringWaiting();
   photo.alt = name;
   picture.style.setProperty("--ratio", width / height);
   find(".answers").replaceChildren();
@@ -119,6 +120,7 @@ async function send(file) {
     if (photoTurn === null) makeRoom(false);
     setBusy(null);
     showMessage(say("not sent", { name: file.name }));
+    if (waiting.length) enter();
   }
 }
 
@@ -199,7 +201,7 @@ function retell() {
   showMode();
   setBusy(busy);
   showShelf(shelved);
-  if (!props.value.photo) return;
+  if (!props.value.photo && !props.value.answers.length) return;
   entriesShown = 0;
   find(".answers").replaceChildren();
   show({ ...props.value, turn });
@@ -207,5 +209,6 @@ function retell() {
   refreshPanels();
 }
 
+makeRoom(false);
 retell();
 watch("value", () => show(props.value));

@@ -86,6 +86,11 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
     def on_what_if(event: gr.EventData, page: Page) -> Iterator[View]:
         yield from what_if(engine, page, event.id, event.cells, event.keep, event.turn)
 
+    def on_enter(event: gr.EventData, page: Page) -> Iterator[View]:
+        # A page that brings documents before anything else learns its key by this.
+        page.begin(event.turn, engine)
+        yield page.view(event.turn)
+
     def on_stop(event: gr.EventData, page: Page) -> Iterator[View]:
         yield from stop(engine, page, event.turn)
 
@@ -177,6 +182,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
             (viewer.check, on_check),
             (viewer.whatif, on_what_if),
             (viewer.stop, on_stop),
+            (viewer.enter, on_enter),
         ):
             listen(
                 _guarded(handler, pages, by_key),

@@ -198,7 +198,7 @@ def stop(engine: Engine, page: Page, turn: int) -> Iterator[View]:
 
 
 def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[View]:
-    """Ask about the page's photo and the documents on its shelf.
+    """Ask about the page's photo and the documents on its shelf, or about one of the two where the other is not there.
 
     The last view has the answer, or the message why there is none. A pronoun that stands for what an earlier question
     was about is put into words first; the entry then has the question as it was `typed`.
@@ -210,18 +210,22 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
     with page.at(turn):
         typed, question = question, follow_up(question, page.turns)
         image, index = page.image, page.shelf.index
-    if image is None:
+    if image is None and not len(page.shelf):
         yield page.view(turn, message="no photo")
         return
     try:
         if index is not None and len(index):
-            engine.captioner.prompt(question)  # what is wrong with it is told before the search
+            captioner = engine.captioner
+            captioner.prompt(question)  # what is wrong with it is told before the search
             with page.at(turn):
-                searching = engine.call(page, lambda: image.look_up(index, question))
+                searching = engine.call(
+                    page, lambda: (image or captioner.without_photo).look_up(index, question)
+                )
             for before in engine.line(searching):
                 yield page.view(turn, busy="searching", before=before)
             beside = searching.result()
         else:
+            assert image is not None
             beside = image
         with page.at(turn):
             asking = engine.ask(page, beside, question)
@@ -242,15 +246,22 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
 def finishing(engine: Engine, page: Page, answer: Answer, turn: int) -> Iterator[View]:
     """A text with its maps and its `evidence`, and then with what the image did for its words, too; `page` keeps it.
 
+    An answer from documents alone has no maps, and no image did anything for it.
+
     Raises Superseded or Cancelled as soon as the user asks for something else.
     """
     with page.at(turn):
         number = page.keep(answer)
-        looking = engine.call(page, lambda: (answer.maps(), evidence_view(answer)))
-        weighing = engine.call(page, lambda: answer.image_effect)
+        has_photo = answer.image is not None and not answer.image.blank
+        looking = engine.call(
+            page, lambda: (answer.maps() if has_photo else [], evidence_view(answer))
+        )
+        weighing = engine.call(page, lambda: answer.image_effect) if has_photo else None
     maps, rests_on = looking.result()
     shown = {**said(number, answer, maps), "evidence": rests_on}
     yield shown
+    if weighing is None:
+        return
     effect = weighing.result()
     words = [
         {**word, "effect": round(nats, 3)}
@@ -267,14 +278,16 @@ def unfinished(words: Sequence[Word]) -> View:
 def said(number: int, answer: Answer, maps: Sequence[WordMap]) -> View:
     """A text as the browser shows it.
 
-    A word is `{"text", "probability", "map"}`; those of a question have no probability. `id` is its number on the page,
-    `candidates` are itself and its alternatives, `places` the boxes that it names; `effect` and `blind` come later, see
-    `finishing`.
+    A word is `{"text", "probability", "map"}`; those of a question have no probability, and without `maps` the map is
+    None. `id` is its number on the page, `candidates` are itself and its alternatives, `places` the boxes that it
+    names; `effect` and `blind` come later, see `finishing`.
     """
     asked = [_word(m.text, None, m) for m in maps if m.role == "question"]
     if not asked and answer.question:  # it was painted above the picture: words without maps
         asked = [_word(word, None) for word in answer.question.split()]
-    own = [word_map for word_map in maps if word_map.role != "question"]
+    own: list[WordMap | None] = [word_map for word_map in maps if word_map.role != "question"]
+    if not maps:
+        own = [None] * len(answer.words)
     candidates = [(answer.text, answer.confidence)]
     candidates += [(other.text, other.confidence) for other in answer.alternatives]
     judgement = answer.judgement

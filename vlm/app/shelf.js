@@ -1,27 +1,32 @@
 const shelf = find(".shelf");
-let waiting = []; // documents that came before there was a photo
+let known = false; // whether the server has told this page its key, which it does with the first reply
+let waiting = []; // documents that came before
 
 shelf.hidden = !props.documentKinds.length;
 find(".documents").accept = props.documentKinds.join();
 
 const isDocument = ({ name }) => props.documentKinds.some((kind) => name.toLowerCase().endsWith(kind));
 
-/** Put files on the shelf; without a photo they wait for one. */
+/** Put files on the shelf. */
 async function bring(files) {
-  if (photoTurn === null) {
-    waiting.push(...files);
-    if (!busy) showMessage(say("documents wait"));
-    return;
-  }
   const names = files.map(({ name }) => name);
   find(".shelf .state").textContent = say("reading documents", { names: names.join(", ") });
+  if (!known) {
+    waiting.push(...files);
+    if (!busy) enter(); // a photo that is on its way brings the key, too
+    return;
+  }
   const uploads = await Promise.allSettled(files.map((file) => upload(file)));
   const sent = uploads.flatMap(({ value }, i) => (value ? [{ path: value.path, name: names[i] }] : []));
   const unsent = names.filter((_, i) => !uploads[i].value).map((name) => say("not sent", { name }));
   await changeShelf({ files: sent }, unsent);
 }
 
-function bringWaiting() {
+/** Ask for nothing but the page's key. */
+const enter = () => trigger("enter", { turn: begin(null) });
+
+function beKnown() {
+  known = true;
   if (!waiting.length) return;
   const files = waiting;
   waiting = [];
@@ -53,6 +58,7 @@ function showShelf(documents) {
   const passages = documents.reduce((sum, document) => sum + document.passages, 0);
   const state = documents.length ? say("documents on shelf", { documents: documents.length, passages }) : "";
   find(".shelf .state").textContent = state || say("documents hint");
+  element.classList.toggle("has-documents", documents.length > 0);
   find(".shelf .volumes").replaceChildren(...documents.map(documentItem));
 }
 

@@ -149,7 +149,7 @@ function showEntries(entries) {
     const line = say("spoken answer", { text: text.text, percent: percent(text.confidence) });
     const rest = text.evidence ? ` ${citationOf(text.evidence)}` : "";
     spokenAnswer.textContent = spoken(line, text.judgement) + rest;
-    if (entry.kind === "answer") pinned = item.querySelector(".answer button") ?? item.querySelector("button");
+    if (entry.kind === "answer") pinned = item.querySelector(".answer button:enabled") ?? item.querySelector("button:enabled");
     foil = null;
   });
   entriesShown = entries.length;
@@ -176,8 +176,9 @@ for (const radio of findAll("[name=vlm-mode]")) {
 
 function showMode() {
   const checking = mode === "check";
-  find("label[for=vlm-question]").textContent = say(checking ? "check about" : "ask about");
-  question.placeholder = say(checking ? "check hint" : "ask hint");
+  const about = checking ? "check about" : props.value.photo ? "ask about" : "ask documents";
+  find("label[for=vlm-question]").textContent = say(about);
+  question.placeholder = checking || props.value.photo ? say(checking ? "check hint" : "ask hint") : "";
   askButton.textContent = say(checking ? "check" : "ask");
   find(".as").hidden = !checking;
   if (!checking) return;
