@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlm.captioner import Captioner
 from vlm.model.grounding import Grounding
-from vlm.model.pointer import NO_PASSAGE, NO_TOKEN, Pointer, standing_before
+from vlm.model.pointer import FIRMNESS, NO_PASSAGE, NO_TOKEN, Pointer, standing_before
 
 PLAIN, NAME, MIDDLE, LAST, COMMA = 1, 2, 3, 4, 5  # a name of three tokens, the latter two inside it
 BOTH = torch.tensor([[PLAIN, NAME, MIDDLE, LAST, COMMA], [MIDDLE, NAME, LAST, NO_TOKEN, NO_TOKEN]])
@@ -56,6 +56,26 @@ def test_a_name_goes_on_where_it_was(pointer: Pointer, said: list[int], next_slo
     following = weights(pointer, said, near)
     assert following.argmax() == next_slot
     assert following[next_slot] > 0.8
+
+
+def test_a_word_goes_on_only_where_all_of_it_stands(pointer: Pointer):
+    """ "doc" of "documents" is no beginning of "decibels", though both may have a "c" before the next token."""
+    other = torch.tensor([[NAME, MIDDLE, LAST, COMMA]])
+    assert weights(pointer, [NAME, MIDDLE], passages=other)[2] > 0.5
+    assert weights(pointer, [PLAIN, MIDDLE], passages=other)[[1, 2]].tolist() == [0, 0]
+
+
+def test_a_copy_within_a_word_is_firmer(pointer: Pointer):
+    ids = torch.tensor([[NAME, MIDDLE]])
+    embedded = torch.eye(8)[ids]  # (1, 2, 8)
+    none = torch.zeros(1, 1, 2)
+    keys = torch.zeros(1, 1, 2, 4)
+    grounding = Grounding(None, (), None, (keys, embedded[None]), None, ids, none[0].long())
+    with torch.no_grad():
+        for said, slot, times in (([COMMA], 0, 1.0), ([NAME], 1, FIRMNESS)):
+            ends = torch.zeros(1, 1, 8), none, torch.tensor([said]), grounding
+            copied, weight = pointer(*ends)[0, 0], pointer.weights(*ends)[0, 0]
+            assert copied[ids[0, slot]] == pytest.approx(times * weight[slot].item())
 
 
 def test_a_name_with_a_syllable_twice_ends(pointer: Pointer):

@@ -21,14 +21,18 @@ NO_TOKEN = -1  # behind a passage's last token
 NO_PASSAGE = -1  # of a slot that is none of a passage's
 RUN = 3  # tokens of the text's end that add to a slot's score where they stand before it
 LONGEST = 8  # tokens of the text's end that tell which of several places it was copied from
+FIRMNESS = (
+    2.0  # by how much more a copy counts that goes on within a word: no name is to change half way
+)
 
 
 class Pointer(nn.Module):
     """Weights on slots of passages, and the embedding of what they point at.
 
-    `inside` `(V,)` is True of tokens that go on within a word: such a slot is copied only where more of the text's end
-    stands before it than before all others. `goes_on` `(2, RUN)` is what each further token of that adds to a score,
-    the second row inside words. Where the match is at such a slot, copying nothing is less likely by `insist`.
+    `inside` `(V,)` is True of tokens that go on within a word: such a slot is copied only where all of the text's last
+    word stands before it, and more of the text's end than before all others. `goes_on` `(2, RUN)` is what each further
+    token of that adds to a score, the second row inside words. Where the match is at such a slot, copying nothing is
+    less likely by `insist`.
     """
 
     inside: Tensor
@@ -57,6 +61,8 @@ class Pointer(nn.Module):
     def forward(self, x: Tensor, near: Tensor, said: Tensor, grounding: Grounding) -> Tensor:
         """The embedding of what is pointed at, `(R, T, D)`, shorter the more that is nothing; see `weights`."""
         weights = self.weights(x, near, said, grounding)
+        inside = self.inside[grounding.ids.clamp(min=0)][:, None]  # (B, 1, P)
+        weights = weights * torch.where(inside, FIRMNESS, 1.0)
         return self.strength * (weights @ grounding.pointer[1][:, 0]).view_as(x)
 
     def weights(self, x: Tensor, near: Tensor, said: Tensor, grounding: Grounding) -> Tensor:
@@ -78,13 +84,20 @@ class Pointer(nn.Module):
             run = run + alike * there
             if back < RUN:
                 scores = scores + alike * more[..., back]
-        following = (run > 0) & (run == run.amax(dim=-1, keepdim=True))
+        word = self._last_word(said)[:, -x.shape[1] :].reshape(len(keys), -1, 1)  # (B, n * T, 1)
+        following = (run >= word) & (run == run.amax(dim=-1, keepdim=True))
         unfinished = inside[:, None] & following
         scores = scores.masked_fill(~there | (inside[:, None] & ~following), float("-inf"))
         close = (near - near.amax(dim=-1, keepdim=True)).exp()
         nothing = self.reluctance + queries @ self.nothing
         nothing = nothing - self.insist * (close * unfinished).amax(dim=-1)
         return torch.cat([scores, nothing[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
+
+    def _last_word(self, said: Tensor) -> Tensor:
+        """How many tokens the word has so far that ends with each of a text's `(B * n, L)`, up to LONGEST."""
+        places = torch.arange(said.shape[1], device=said.device).expand_as(said)
+        begin = places.masked_fill(self.inside[said], 0).cummax(dim=1).values
+        return (places - begin + 1).clamp(max=LONGEST)
 
 
 def standing_before(said: Tensor, length: int, ids: Tensor, numbers: Tensor) -> Iterator[Tensor]:
