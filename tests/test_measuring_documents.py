@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from training.data.records import DataError, ImageRef, Record
 from training.documents import app
 from training.evaluation.pair_captions import ELSEWHERE, NAMED, measure_pairs
+from training.evaluation.trust_report import store
 from vlm.captioner import Captioner
-from vlm.model.config import DocumentsConfig
+from vlm.model.config import CalibrationConfig, DocumentsConfig, VerdictConfig
 from vlm.model.model import VisionLanguageModel
 from vlm.passages_beside import NO_DOCUMENTS
 from vlm.weights.store import save_checkpoint
@@ -50,12 +51,17 @@ class Planted:
     def beside(self, passages):
         return replace(self, passages=[passage.text for passage in passages])
 
+    def recall(self, pairs):
+        return self.beside([one.passage for one in pairs.similar(self.vector, 8)])
+
     def caption(self) -> Said:
         return Said(self.reads(self.passages) if self.passages else "a dog by a table")
 
 
 class Reader:
     """A captioner whose photos are like each other by their first pixel."""
+
+    blank_vector = (0.0, 1.0)
 
     def __init__(self, reads, tokenizer) -> None:
         self.reads = reads
@@ -133,9 +139,26 @@ def test_the_command_measures_answers_and_captions(tiny: Captioner, tmp_path: Pa
     assert answers.exit_code == 0, answers.output
     told = json.loads(answers.stdout)
     assert told["shares"][0]["count"] == 2
+    unfitted = CliRunner().invoke(app, [*arguments, "--fit"])
+    assert unfitted.exit_code == 2
+    assert "fit it with vlm calibrate before" in unfitted.stderr
+    verdict = VerdictConfig(-1e6, 2.0, 0.0, 2.0, 0.0)
+    store(tmp_path / "model", CalibrationConfig(), verdict, torch.ones(32))
+    fitted = CliRunner().invoke(app, [*arguments, "--fit"])
+    assert fitted.exit_code == 0, fitted.output
+    stored = json.loads((tmp_path / "model" / "config.json").read_text())["verdict"]
+    assert stored["sure_answer"] == 2.0
+    assert stored["guess_documents"] <= stored["sure_documents"]
     captions = CliRunner().invoke(app, [*arguments, "--captions"])
     assert captions.exit_code == 0, captions.output
     assert len(json.loads(captions.stdout)["shares"]) == len(NAMED) + 1
+
+
+@pytest.mark.parametrize("arguments", [["--fit"], ["gone", "--fit"]])
+def test_a_fit_needs_a_folder_to_store_it_in(tmp_path: Path, arguments: list[str]):
+    result = CliRunner().invoke(app, [*arguments, "--data", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--fit stores what it finds in a checkpoint folder" in result.stderr
 
 
 def test_too_few_photos_are_told(photos, tiny):

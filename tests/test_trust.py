@@ -19,7 +19,7 @@ from training.evaluation.trust import (
 )
 from training.evaluation.trust_report import store
 from vlm.answers import answer_line, with_verdict
-from vlm.model.config import CalibrationConfig, VerdictConfig
+from vlm.model.config import CalibrationConfig, ConfigError, VerdictConfig
 
 
 def planted(temperature: float, count: int = 4000) -> list[Choice]:
@@ -112,6 +112,25 @@ def test_a_stored_fit_gives_verdicts(fitted, limits, answer, caption):
     assert said.to_dict()["verdict"] == caption
     assert ("a guess" in answer_line(answered, True)) == (answer == "guess")
     assert ("not sure" in with_verdict(said.text, said)) == (caption == "unsure")
+
+
+def test_answers_beside_documents_have_limits_of_their_own(trusted_checkpoint, tmp_path):
+    shutil.copytree(trusted_checkpoint, tmp_path / "model")
+
+    def verdicts(**limits: float) -> list[str]:
+        chosen = VerdictConfig(-1e6, 2.0, 0.0, 2.0, 0.0, **limits)
+        store(tmp_path / "model", CalibrationConfig(), chosen, torch.ones(32))
+        image = vlm.load(tmp_path / "model").encode(Image.new("RGB", (60, 60), "red"))
+        documents = ([], ["a dog runs"])
+        return [image.ask("what is it?", texts, max_tokens=3).verdict for texts in documents]
+
+    assert verdicts() == ["unsure", "unsure"]
+    assert verdicts(sure_documents=0.0, guess_documents=0.0) == ["unsure", "sure"]
+    assert verdicts(sure_documents=2.0, guess_documents=2.0) == ["unsure", "guess"]
+    with pytest.raises(ConfigError, match="fitted together"):
+        verdicts(sure_documents=1.0)
+    with pytest.raises(ConfigError, match="guess_documents"):
+        verdicts(sure_documents=0.1, guess_documents=0.2)
 
 
 def test_a_checkpoint_without_a_fit_has_no_verdict(tiny):

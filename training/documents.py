@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vlm.captioner import Captioner
 
     from .data.records import Record
-    from .evaluation.invented_answers import Share
+    from .evaluation.invented_answers import Figures, Share
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -47,15 +47,29 @@ def documents(
     ] = 500,
     seed: Annotated[int, typer.Option(help="What facts, passages and questions are drawn by.")] = 0,
     device: Device = "auto",
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit",
+            help="Fit from where on answers beside documents are sure, and below what a guess, and store it in the "
+            "checkpoint folder MODEL; --split train, as what is fitted on tells nothing.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask about invented facts that passages tell, and print how often they are found, cited and missed."""
+    if fit and (captions or model is None or not (Path(model) / "config.json").is_file()):
+        fail(
+            "--fit stores what it finds in a checkpoint folder; name one, and leave --captions out"
+        )
     from vlm.loading import load
 
     from .evaluation.invented_answers import measure
 
     captioner = load(model, device=device)
     _ = captioner.reading
+    if fit and captioner.model.config.verdict is None:
+        fail(f"{model} has no fit of verdicts yet; fit it with vlm calibrate before")
     photos = _captioned(data, data_format, split)
     if captions:
         known = _captioned(data, data_format, "train")
@@ -64,11 +78,27 @@ def documents(
     # Photos come round again with other facts where there are fewer of them than questions.
     rounds = [own for _ in range(-(-3 * questions // len(photos))) for own in photos]
     told = measure(captioner, rounds, questions, seed, _progress)
+    if fit:
+        assert model is not None
+        _fit(Path(model), told)
     if as_json:
         print(json.dumps({"shares": _as_json(told.shares), "agreement": told.agreement}))
         return
     _print_shares(told.shares)
     print(f"{'rank correlation of shares and losses':<63} {told.agreement:5.2f}")
+
+
+def _fit(folder: Path, told: Figures) -> None:
+    """Store the limits of verdicts about answers beside documents in a checkpoint folder."""
+    import numpy as np
+
+    from .evaluation.trust import thresholds
+    from .evaluation.trust_report import GUESS, SURE, store_document_limits
+
+    confidences, right = (np.array(values, dtype=float) for values in zip(*told.judged))
+    sure, guess = thresholds(confidences, right, SURE, GUESS)
+    store_document_limits(folder, sure, guess)
+    typer.echo(f"sure from {sure:.3f} on, a guess below {guess:.3f}", err=True)
 
 
 def _captioned(data: Path, data_format: str, split: str) -> list[list[Record]]:

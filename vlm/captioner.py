@@ -359,6 +359,9 @@ class Captioner:
         if fitted is None or likeness is None:
             return None
         photo = image.blank or likeness(image.memory).item() >= fitted.photo
+        sure, guess = fitted.sure_documents, fitted.guess_documents
+        if answering and image.passages and sure is not None and guess is not None:
+            return Judgement(confidence, sure, guess, photo)
         if answering:
             return Judgement(confidence, fitted.sure_answer, fitted.guess_answer, photo)
         likely = math.exp(sum(logprobs) / len(logprobs))

@@ -37,10 +37,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured, and the mean rank correlation of attention's shares with what answers lose."""
+    """What was measured, and the mean rank correlation of attention's shares with what answers lose.
+
+    `judged` has the confidence of each answer with and without its passage, and whether it is as it should be.
+    """
 
     shares: tuple[Share, ...]
     agreement: float
+    judged: tuple[tuple[float, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def measure(
     generator = random.Random(seed)
     hits: dict[str, list[bool]] = {}
     agreements: list[float] = []
+    judged: list[tuple[Answer, bool]] = []
 
     def note(name: str, hit: bool) -> None:
         hits.setdefault(name, []).append(hit)
@@ -82,7 +87,8 @@ def measure(
         asked += 1
         # As many of each kind as the photos allow, in turns.
         wanted.sort(key=lambda one: one.kind != ("both", "passage")[asked % 2])
-        _ask(_Case(image, about.passages, wanted[0]), records, generator, note, agreements)
+        case = _Case(image, about.passages, wanted[0])
+        judged += _ask(case, records, generator, note, agreements)
         for one in against[:1]:
             answer = image.ask(_question(one), about.passages)
             named = all(
@@ -97,8 +103,13 @@ def measure(
             progress(f"{asked} of {questions} questions")
     if not hits:
         raise DataError("no photo has captions that name things to ask about")
+    for verdict in ("sure", "unsure", "guess"):
+        for answer, right in judged:
+            if answer.verdict == verdict:
+                note(f"with its passage or without: right where the verdict is {verdict}", right)
     shares = tuple(Share.of(name, own) for name, own in hits.items())
-    return Figures(shares, float(np.mean(agreements)))
+    confidences = tuple((answer.confidence, right) for answer, right in judged)
+    return Figures(shares, float(np.mean(agreements)), confidences)
 
 
 def _ask(
@@ -107,8 +118,8 @@ def _ask(
     generator: random.Random,
     note: Callable[[str, bool], None],
     agreements: list[float],
-) -> None:
-    """Ask one question in three ways, and note what came of it."""
+) -> list[tuple[Answer, bool]]:
+    """Ask one question in three ways, and note what came of it; the answers with its passage and without, if right."""
     asked, passages = case.asked, list(case.passages)
     place, fact = asked.passage, asked.fact
     assert place is not None
@@ -126,10 +137,8 @@ def _ask(
     agreements.append(float(spearmanr(*zip(*used)).statistic))
 
     without = passages[:place] + passages[place + 1 :]
-    note(
-        "without it: says that it is not there",
-        _same(case.image.ask(_question(asked), without), NOT_THERE),
-    )
+    missing = case.image.ask(_question(asked), without)
+    note("without it: says that it is not there", _same(missing, NOT_THERE))
     known = set().union(*things_of(records).values()) | {
         thing for p in without for thing in p.split()
     }
@@ -137,6 +146,7 @@ def _ask(
     misled = case.image.ask(_question(asked), [*passages[:place], text, *passages[place + 1 :]])
     note("with another thing's passage: not misled", not _same(misled, value))
     note("with another thing's passage: says that it is not there", _same(misled, NOT_THERE))
+    return [(answer, right), (missing, _same(missing, NOT_THERE))]
 
 
 def _needs(asked: Asked) -> str:

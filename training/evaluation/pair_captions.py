@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vlm.captioner import Captioner
+from vlm.documents.photo_pairs import PhotoPairs
 from vlm.encoded_image import EncodedImage
 from vlm.passages_beside import as_passages, first_that_fit
 
@@ -56,8 +55,11 @@ def measure_pairs(
     generator = random.Random(seed)
     pool = captions_by_thing(record for own in known for record in own)
     kept = generator.sample(list(known), min(KNOWN, len(known)))
-    store = _Store(captioner, kept)
-    progress(f"{len(kept)} photos are known")
+    store = PhotoPairs.open(":memory:", captioner.blank_vector, create=True)  # of SQLite's
+    for own in kept:
+        vector = captioner.encode(own[0].image.read()).vector
+        store.add(own[0].image.key, vector, own[0].texts[0])
+    progress(f"{len(store)} photos are known")
     hits: dict[str, list[bool]] = {}
     references: dict[str, list[str]] = {}
     alone: dict[str, str] = {}
@@ -78,7 +80,7 @@ def measure_pairs(
         key = records[0].image.key
         references[key] = [text for r in records if r.question is None for text in r.texts]
         alone[key] = image.caption().text
-        beside[key] = _beside(image, store.similar(image)).caption().text
+        beside[key] = image.recall(store).caption().text
         if len(references) % 50 == 0:
             progress(f"{len(references)} of {count} photos")
     scores = [cider_of_each(texts, references) for texts in (alone, beside) if texts]
@@ -91,19 +93,6 @@ def measure_pairs(
     return PairFigures(shares, first.value, paired_difference(first, second))
 
 
-class _Store:
-    """What `PhotoPairs` does, of one caption a photo, and in memory."""
-
-    def __init__(self, captioner: Captioner, known: Sequence[Sequence[Record]]) -> None:
-        self.captions = [records[0].texts[0] for records in known]
-        vectors = np.array([captioner.encode(r[0].image.read()).vector for r in known])
-        self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    def similar(self, image: EncodedImage) -> list[str]:
-        best = np.argsort(self.vectors @ np.array(image.vector))[::-1][:PASSAGES]
-        return list(dict.fromkeys(self.captions[i] for i in best))
-
-
 def _sheet(
     records: Sequence[Record], pool: Pool, generator: random.Random, alike: int, others: int
 ) -> Sheet | None:
@@ -112,17 +101,12 @@ def _sheet(
     )
 
 
-def _beside(image: EncodedImage, captions: Sequence[str]) -> EncodedImage:
-    """The image beside as many captions as are read at once."""
-    captioner = image.captioner
-    passages = as_passages(list(captions))
-    return image.beside(first_that_fit(passages, captioner.tokenizer, captioner.reading))
-
-
 def _says(image: EncodedImage, sheet: Sheet | None) -> bool:
     """Whether the caption beside a sheet's passages has the name that its first row is about."""
     assert sheet is not None
     fact = sheet.asked[0].fact
     assert fact is not None
-    text = _beside(image, sheet.passages).caption().text
+    captioner = image.captioner
+    fitting = first_that_fit(as_passages(sheet.passages), captioner.tokenizer, captioner.reading)
+    text = image.beside(fitting).caption().text
     return re.search(rf"\b{fact[2]}\b", text, re.IGNORECASE) is not None

@@ -143,6 +143,15 @@ def store(
     replace_file(folder / "config.json", lambda file: file.write(text))
 
 
+def store_document_limits(folder: Path, sure: float, guess: float) -> None:
+    """Put the limits of answers beside documents into a checkpoint folder that has a fit of all else."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    limits = {"sure_documents": sure, "guess_documents": guess}
+    config["verdict"] = asdict(VerdictConfig(**{**config["verdict"], **limits}))
+    text = (json.dumps(config, indent=2) + "\n").encode()
+    replace_file(folder / "config.json", lambda file: file.write(text))
+
+
 def _read(
     data: Path, folder: str, format: str, split: str, options: Mapping[str, str]
 ) -> list[Record]:

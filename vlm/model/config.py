@@ -223,7 +223,8 @@ class VerdictConfig:
     """From where on a text is sure, and below what it is a guess.
 
     Of an answer that is by its confidence, of a caption by the mean of its tokens' probabilities (geometric); about an
-    image that is less like a photo than `photo`, every text is a guess. See `vlm.model.likeness`.
+    image that is less like a photo than `photo`, every text is a guess. See `vlm.model.likeness`. Answers beside
+    documents have limits of their own, and where they were not fitted those of others.
     """
 
     photo: Finite
@@ -231,12 +232,18 @@ class VerdictConfig:
     guess_answer: NonNegative
     sure_caption: NonNegative
     guess_caption: NonNegative
+    sure_documents: NonNegative | None = None
+    guess_documents: NonNegative | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, ConfigError)
-        for task in ("answer", "caption"):
+        if (self.sure_documents is None) != (self.guess_documents is None):
+            raise ConfigError(
+                "sure_documents and guess_documents are fitted together; give both or none"
+            )
+        for task in ("answer", "caption", "documents"):
             sure, guess = getattr(self, f"sure_{task}"), getattr(self, f"guess_{task}")
-            if guess > sure:
+            if sure is not None and guess > sure:
                 raise ConfigError(f"guess_{task} {guess} is above sure_{task} {sure}")
 
 
