@@ -93,10 +93,14 @@ def _fit(folder: Path, told: Figures) -> None:
     import numpy as np
 
     from .evaluation.trust import thresholds
-    from .evaluation.trust_report import GUESS, SURE, store_document_limits
+    from .evaluation.trust_report import (
+        GUESS_DOCUMENTS,
+        SURE_DOCUMENTS,
+        store_document_limits,
+    )
 
     confidences, right = (np.array(values, dtype=float) for values in zip(*told.judged))
-    sure, guess = thresholds(confidences, right, SURE, GUESS)
+    sure, guess = thresholds(confidences, right, SURE_DOCUMENTS, GUESS_DOCUMENTS)
     store_document_limits(folder, sure, guess)
     typer.echo(f"sure from {sure:.3f} on, a guess below {guess:.3f}", err=True)
 

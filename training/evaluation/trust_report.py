@@ -38,6 +38,7 @@ DRAWN = 60  # pictures of each kind
 # What an answer, or a caption, that is sure shall be: right in so many cases, and a guess in so few.
 SURE, GUESS = 0.75, 0.25
 SURE_CAPTION, GUESS_CAPTION = 0.8, 0.4
+SURE_DOCUMENTS, GUESS_DOCUMENTS = 0.9, 0.5  # what stands in a document can be looked up
 
 Split = tuple[str, str, str, Mapping[str, str]]  # folder, format, split, the reader's options
 Splits = Sequence[Split]
