@@ -138,6 +138,18 @@ def test_the_animation_shows_each_word_in_turn(tmp_path: Path) -> None:
     assert shown[2][:90, :200].mean() > shown[1][:90, :200].mean() + 20
 
 
+def test_the_animation_leaves_a_word_of_language_alone_grey(tmp_path: Path) -> None:
+    red = Image.new("RGB", (300, 120), (200, 60, 60))
+    save(tmp_path / "words.webp", red, frame(red.size), WORDS[:2], alone=[0])
+    with Image.open(tmp_path / "words.webp") as film:
+        colourful = []
+        for index in range(3):
+            film.seek(index)
+            seen = np.asarray(film.convert("RGB"), dtype=int)[:100, :280]
+            colourful.append(np.ptp(seen, axis=-1).max() > 40)
+    assert colourful == [True, False, True]
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("ending", [".png", ".webp"])
 def test_pictures_have_styles(tmp_path: Path, ending: str, style: str) -> None:
@@ -263,3 +275,21 @@ def test_the_keyboard_reaches_words_and_patches(page: Page) -> None:
     page.keyboard.press("Escape")
     expect(page.locator("button[aria-pressed=true]")).to_have_count(0)
     expect(page.locator("canvas")).to_be_hidden()
+
+
+def test_a_word_of_language_alone_lights_nothing_up(browser: Browser, tmp_path: Path) -> None:
+    save(tmp_path / "words.html", photo(), frame(), WORDS[:2], alone=[0])
+    page = browser.new_page()
+    page.goto((tmp_path / "words.html").as_uri())
+    words, canvas = page.locator(".words button"), page.locator("canvas")
+    words.nth(0).hover()
+    expect(canvas).to_be_hidden()
+    expect(page.locator(".readout")).to_contain_text("language alone would have written it")
+    words.nth(1).hover()
+    expect(canvas).to_be_visible()
+    assert words.nth(0).evaluate("node => getComputedStyle(node).fontStyle") == "italic"
+    page.locator(".picture").focus()
+    page.keyboard.press("ArrowUp")
+    expect(page.locator(".readout")).to_contain_text("“dog”")
+    expect(page.locator(".readout")).not_to_contain_text("“a”")
+    page.close()

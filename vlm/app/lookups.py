@@ -63,7 +63,8 @@ def file(page: Page, asked: Mapping[str, Any]) -> View:
         frame = answer.image.frame.scaled(*photo.size)
         found = answer.maps(asked.get("layer"), asked.get("head"), asked["method"])
         path = Path(folder) / f"maps.{asked['kind']}"
-        save(path, photo.convert("RGB"), frame, found)
+        alone = answer.image_effect.alone(found)
+        save(path, photo.convert("RGB"), frame, found, alone=alone)
         content = base64.b64encode(path.read_bytes()).decode()
     return {"url": f"data:{TYPES[asked['kind']]};base64,{content}"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,11 @@ def frames(
     *,
     style: Style = "heat",
     opacity: float = 0.8,
+    alone: Collection[int] = (),
 ) -> list[Image.Image]:
     """The photo alone, and then under the map of each word, all on one scale; below it the text and the legend.
+
+    At the words of the maps at `alone`, which language alone wrote, it stays grey, and the word is marked in grey.
 
     Raises what `vlm.explain.overlay.sheet` raises.
     """
@@ -63,24 +66,26 @@ def frames(
         cropped=cropped(frame),
     )
     pictures = []
-    for shown in (None, *maps):
+    grey = photo.convert("L").convert("RGB")
+    for at in (None, *range(len(maps))):
         canvas = empty.copy()
-        seen = photo
-        if shown is not None:
-            seen = paint(photo, heat(frame, shown, photo.size), scale, style, opacity)
+        seen = photo if at is None else grey
+        if at is not None and at not in alone:
+            seen = paint(photo, heat(frame, maps[at], photo.size), scale, style, opacity)
         canvas.paste(seen, ((width - photo.width) // 2, 0))
         draw = ImageDraw.Draw(canvas)
-        for word, (left, top, right, bottom) in zip(maps, places):
+        for i, (word, (left, top, right, bottom)) in enumerate(zip(maps, places)):
             box = (
                 left + margin,
                 top + photo.height + margin,
                 right + margin,
                 bottom + photo.height + margin,
             )
-            if word is shown:
-                draw.rounded_rectangle(box, text // 4, ROLE_COLOURS[word.role])
+            if i == at:
+                colour = FAINT if i in alone else ROLE_COLOURS[word.role]
+                draw.rounded_rectangle(box, text // 4, colour)
             inside = (box[0] + text // 4, box[1], box[2], box[3])
-            write(canvas, inside, word.text, text, PAPER if word is shown else FAINT)
+            write(canvas, inside, word.text, text, PAPER if i == at else FAINT)
         pictures.append(canvas)
     return pictures
 

@@ -54,9 +54,11 @@ def save(
 ) -> None:
     """Write all words' maps over the upright image to a file of one of `KINDS`.
 
-    A sheet also shows the text's own `places`, if any, and leaves the words at `alone` unpainted. `style` is one of
-    `vlm.explain.paint.STYLES`, by default heat. Raises what `check_output` raises, OutputError when there are no maps,
-    ValueError when the frame is of another image, and OSError where the file cannot be written.
+    A sheet also shows the text's own `places`, if any. The words at `alone`, which language alone wrote, are left
+    unpainted and marked, but for arrays. `style` is one of `vlm.explain.paint.STYLES`, by default heat.
+
+    Raises what `check_output` raises, OutputError when there are no maps, ValueError when the frame is of another
+    image, and OSError where the file cannot be written.
     """
     path = Path(path)
     check_output(path, style)
@@ -71,11 +73,12 @@ def save(
         case ".webp":
             from vlm.explain.animation import frames, save_animation
 
-            save_animation(frames(image, frame, maps, style=style or "heat"), path)
+            drawn_words = frames(image, frame, maps, style=style or "heat", alone=alone)
+            save_animation(drawn_words, path)
         case ".html":
             from vlm.explain.word_page import word_page
 
-            path.write_text(word_page(image, frame, maps), encoding="utf-8")
+            path.write_text(word_page(image, frame, maps, alone), encoding="utf-8")
         case ".npz":
             # Not by name, to which NumPy would add an ending where this one is in capitals.
             with path.open("wb") as file:

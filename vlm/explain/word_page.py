@@ -7,7 +7,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,13 @@ SIDE = 1280  # pixels of the photo's longer side, at most
 HEAT_SIDE = 320  # and of the heatmaps that the page draws
 
 
-def word_page(image: Image.Image, frame: Frame, maps: Sequence[WordMap]) -> str:
-    """The page, about as large as the photo as a JPEG. Raises ValueError when there are no maps of one grid."""
+def word_page(
+    image: Image.Image, frame: Frame, maps: Sequence[WordMap], alone: Collection[int] = ()
+) -> str:
+    """The page, about as large as the photo as a JPEG; words at `alone`, which language alone wrote, light nothing up.
+
+    Raises ValueError when there are no maps of one grid.
+    """
     if not maps:
         raise ValueError("there are no words to show")
     if len({word.grid for word in maps}) > 1:
@@ -43,9 +48,10 @@ def word_page(image: Image.Image, frame: Frame, maps: Sequence[WordMap]) -> str:
                 "text": word.text,
                 "role": word.role,
                 "mass": round(word.mass, 4),
+                "alone": i in alone,
                 "map": [[round(float(share), 3) for share in row] for row in multiples(word)],
             }
-            for word in maps
+            for i, word in enumerate(maps)
         ],
         "method": maps[0].method,
         "scale": round(scale_of(maps), 3),
