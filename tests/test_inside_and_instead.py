@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from PIL import Image
 
 from vlm.captioner import Captioner
 from vlm.explain.finished import Finished
@@ -101,6 +102,20 @@ def test_what_a_patch_adds_is_as_long_as_the_value_method_says(image):
     added = answer.inside(0, 1, 3).added
     (expected,) = answer.maps(layer=1, head=3, method="value")
     torch.testing.assert_close(added / added.sum(), expected.weights)
+
+
+def test_passages_leave_what_the_decoders_own_layers_did_as_it_was(reading):
+    """Layers behind them read passages, so for the same tokens they look as without."""
+    image = reading.encode(Image.new("RGB", (60, 60), "red"))
+    alone, beside = (
+        i.explain("a dog", "what is it?") for i in (image, image.beside(["a red cat", "a dog"]))
+    )
+    for name in ("scores", "weights", "added"):
+        expected, found = (getattr(one.inside(1, 1, 2), name) for one in (alone, beside))
+        torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(beside.maps(1, 2, "value"), alone.maps(1, 2, "value"), strict=True):
+        torch.testing.assert_close(ours.weights, theirs.weights)
+        assert ours.elsewhere["passage 1"] == 0
 
 
 def test_a_hidden_patch_has_no_weight_inside(image):

@@ -64,6 +64,7 @@ def inside(finished: Finished, token: int, layer: int, head: int) -> Inside:
     place = [i for i, kind in enumerate(kinds) if kind == "c"][layer]
     query = asked.queries[place][0, head, row]  # (d,)
     keys, values = finished.projected.layers[layer]
+    memory = memory.before(keys.shape[2])  # passages come last, for layers behind the decoder's
     scores = keys[0, head] @ query / query.shape[0] ** 0.5  # (S,)
     scores = scores.masked_fill(~memory.real[0], float("-inf"))
     weights = scores.softmax(dim=0)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlm.explain.finished import Finished
@@ -45,12 +46,16 @@ def added_shares(
     for layer, group in groupby(sorted(heads), key=lambda pair: pair[0]):
         own = [head for _, head in group]
         added = projected_values(bodies[layer], projected.layers[layer][1][0], own)  # (H, S, D)
-        attention = decoded.cross_attention[layer][0, own]  # (H, T, S)
+        whole = decoded.cross_attention[layer][0, own]
+        attention = whole[
+            ..., : added.shape[1]
+        ]  # (H, T, S), without passages, which these layers do not read
         # Of a sum of vectors the length, from their products with each other: tokens need no vectors of their own.
         products = torch.einsum("hsd,gsd->shg", added, added)
         squares = torch.einsum("hts,shg,gts->ts", attention, products, attention)
         lengths = squares.clamp(min=0).sqrt()
-        layers.append(lengths / lengths.sum(dim=-1, keepdim=True).clamp(min=1e-12))
+        shares = lengths / lengths.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+        layers.append(F.pad(shares, (0, whole.shape[-1] - shares.shape[-1])))
     return torch.stack(layers).mean(dim=0)
 
 
