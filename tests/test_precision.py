@@ -16,6 +16,7 @@ import vlm
 from vlm import loading
 from vlm.captioner import Captioner
 from vlm.cli.main import app
+from vlm.explain.method import MethodError
 from vlm.loading import find_precision
 from vlm.model.vision import VisionEncoder, folded
 from vlm.runtimes import Runtime, TextDecoder, half
@@ -128,6 +129,8 @@ def test_a_model_in_fp16_has_the_same_image_and_nearly_the_same_words(tiny: Capt
     assert found.score == pytest.approx(expected.score, rel=0.002)
     for ours, theirs in zip(found.maps(), expected.maps(), strict=True):
         assert abs(ours.weights - theirs.weights).max() < 0.005
+    with pytest.raises(MethodError, match="needs gradients"):
+        found.maps(method="relevance")  # which these layers would give wrong, and silently
 
 
 @pytest.mark.parametrize(

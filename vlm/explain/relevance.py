@@ -24,7 +24,7 @@ from vlm.model.decoder import Decoder, Projected
 from vlm.model.joint_reader import JointReader
 from vlm.model.memory import Memory, Segment
 from vlm.model.model import VisionLanguageModel
-from vlm.runtimes.packed import PackedLinear
+from vlm.runtimes.packed import Float16Linear, PackedLinear
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +252,7 @@ def _with_gradients(finished: Finished) -> VisionLanguageModel:
     if (
         isinstance(model, VisionLanguageModel)
         and isinstance(model.decoder, Decoder)
-        and not any(isinstance(module, PackedLinear) for module in model.modules())
+        and not any(isinstance(module, PackedLinear | Float16Linear) for module in model.modules())
     ):
         return model
     raise MethodError(
