@@ -6,7 +6,6 @@ import json
 import math
 import resource
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from vlm.cli import app
 from vlm.documents.passages import Passage
 from vlm.engine import Engine
 from vlm.images import ImageError
-from vlm.model.config import DocumentsConfig
-from vlm.model.model import VisionLanguageModel
 from vlm.options import CAPTION
 from vlm.trace import Tracer, settings_of, word_entropies
 from vlm.trace_lines import TraceError, TraceFile
@@ -73,9 +70,7 @@ def test_a_line_tells_what_entered_and_how_the_answer_came_about(tiny, path):
     assert answer.text not in text
 
 
-def test_passages_are_told_by_place_and_hash(tiny, path):
-    config = replace(tiny.model.config, documents=DocumentsConfig(length=12, most=4))
-    reading = Captioner(VisionLanguageModel(config), tiny.tokenizer)
+def test_passages_are_told_by_place_and_hash(reading, path):
     passage = Passage("the black cat is a dog", "secret.pdf", 3, 40, 62)
     answer = reading.encode(DOG).beside([passage]).ask("is \ud800 there a dog?")
     with TraceFile(path) as file:
