@@ -181,6 +181,15 @@ def test_auto_takes_16_bits_where_they_are_faster_alone(
     assert fastest() == (taken, why)
 
 
+@needs_bf16
+def test_a_probe_uses_up_no_seed() -> None:
+    state = torch.get_rng_state()
+    half.half_speed.__wrapped__()
+    if can_take_float16():
+        half.float16_speed.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_auto_is_float32_for_what_has_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "fastest", lambda: ("bf16", "it is faster"))
     assert find_precision("auto") == ("bf16", "it is faster")

@@ -102,7 +102,10 @@ def _fit(folder: Path, told: Figures) -> None:
     confidences, right = (np.array(values, dtype=float) for values in zip(*told.judged))
     sure, guess = thresholds(confidences, right, SURE_DOCUMENTS, GUESS_DOCUMENTS)
     store_document_limits(folder, sure, guess)
-    typer.echo(f"sure from {sure:.3f} on, a guess below {guess:.3f}", err=True)
+    typer.echo(
+        f"sure from {sure:.3f} on, a guess below {guess:.3f}; verdicts below are by the limits before",
+        err=True,
+    )
 
 
 def _captioned(data: Path, data_format: str, split: str) -> list[list[Record]]:

@@ -47,9 +47,8 @@ def added_shares(
         own = [head for _, head in group]
         added = projected_values(bodies[layer], projected.layers[layer][1][0], own)  # (H, S, D)
         whole = decoded.cross_attention[layer][0, own]
-        attention = whole[
-            ..., : added.shape[1]
-        ]  # (H, T, S), without passages, which these layers do not read
+        # Passages come last, and these layers do not read them.
+        attention = whole[..., : added.shape[1]]  # (H, T, S)
         # Of a sum of vectors the length, from their products with each other: tokens need no vectors of their own.
         products = torch.einsum("hsd,gsd->shg", added, added)
         squares = torch.einsum("hts,shg,gts->ts", attention, products, attention)

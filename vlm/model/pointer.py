@@ -21,9 +21,8 @@ NO_TOKEN = -1  # behind a passage's last token
 NO_PASSAGE = -1  # of a slot that is none of a passage's
 RUN = 3  # tokens of the text's end that add to a slot's score where they stand before it
 LONGEST = 8  # tokens of the text's end that tell which of several places it was copied from
-FIRMNESS = (
-    2.0  # by how much more a copy counts that goes on within a word: no name is to change half way
-)
+# How many times as much a copy counts that goes on within a word: no name is to change half way.
+FIRMNESS = 2.0
 
 
 class Pointer(nn.Module):

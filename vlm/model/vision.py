@@ -178,9 +178,8 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
             # timm's BatchNormAct2d also holds the activation.
             setattr(module, name, getattr(norm, "act", nn.Identity()))
     for weight in copy.parameters():
-        if (
-            weight.ndim == 4
-        ):  # others have no such layout, as those of lambda networks' 3-D convolutions
+        # Others have no such layout, as those of lambda networks' 3-D convolutions.
+        if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     expected, actual = probe(encoder), probe(copy)
     return copy if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder
