@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from PIL import Image
 
+from vlm import kinds
 from vlm.answers import (
     Answer,
     ImageEffect,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:  # what encodes images is below what they are
     from vlm.captioner import Captioner
     from vlm.documents.photo_pairs import PhotoPairs
     from vlm.documents.ranking import Searchable
+
+
+READINGS = 8  # of a thing that a question names by its kind, from which one is chosen
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,22 @@ class EncodedImage:
         plain = self.plain or self
         return self.captioner.painted(plain, question)
 
+    def read_as(self, question: str) -> str:
+        """A question as it is asked beside passages: a thing that it names by its kind is named as the photo shows it.
+
+        "What is the animal called?" becomes "What is the dog called?", as the model says of the photo alone, unless it
+        says nothing of it or the passages speak of "the animal" themselves; see `vlm.kinds`.
+        """
+        kind = kinds.kind_in(question) if self.passages and not self.blank else None
+        texts = [passage.text for passage in self.passages]
+        if kind is None or kinds.tells_of(kind, texts):
+            return question
+        shown = self.alone.ask(kinds.which(kind), beams=READINGS)
+        likely = [(shown.text, shown.confidence)]
+        likely += [(other.text, other.confidence) for other in shown.alternatives]
+        name = kinds.choose(kind, likely, texts)
+        return question if name is None else kinds.with_name(question, name)
+
     def caption(self, **options: Any) -> Answer:
         """Caption the image; `options` are those of `vlm.Options`, three beams by default."""
         return self.captioner.write([self], None, choose(CAPTION, options))[0]
@@ -137,6 +157,7 @@ class EncodedImage:
     def ask(self, question: str, documents: Sequence[str | Passage] = (), **options: Any) -> Answer:
         """Answer a question, with `documents` also from them, in place of those that stand beside it; see `beside`.
 
+        The answer's `question` is as it was asked of the model, see `read_as`.
         Raises QuestionError when the question is empty or too long, and DocumentsError.
         """
         image = self.beside(documents) if documents else self
@@ -171,7 +192,8 @@ class EncodedImage:
             raise QuestionError("a question must be a text")
         if not questions:
             return []
-        return self.captioner.write([self], questions, self.captioner.choose(questions, options))
+        chosen = self.captioner.choose(questions, options)
+        return self.captioner.write([self], [self.read_as(asked) for asked in questions], chosen)
 
     def follow(self, question: str | None = None, **options: Any) -> Iterator[Progress]:
         """Watch one search for a caption or an answer, token by token; the last Progress has the Answer.
@@ -183,6 +205,9 @@ class EncodedImage:
         chosen = self.captioner.choose(asked, options)
         image = self.asked(question)
         start = time.perf_counter()
+        if question is not None:
+            question = image.read_as(question)
+            asked = [question]
         projected, prompts = self.captioner.start([image], asked)
         nudges = self.captioner.nudges([image], asked)
         answering = question is not None

@@ -39,6 +39,13 @@ class Search:
     question: str | None
     options: Options
 
+    def ready(self) -> Search:
+        """The same as it is decoded: the image as the model sees it when it is asked, the question as it is read."""
+        if self.question is None:
+            return self
+        image = self.image.asked(self.question)
+        return replace(self, image=image, question=image.read_as(self.question))
+
 
 class Job(Generic[T]):
     """A request that waits, runs or is done. `future` has its result, for `asyncio.wrap_future` and callbacks."""
@@ -310,11 +317,7 @@ class Engine:
     def _decode(self, jobs: Sequence[Job[Answer]]) -> None:
         """Run the searches of several requests as one; each is done as soon as its own is."""
         captioner = self.captioner
-        searches = [
-            replace(job.work, image=job.work.image.asked(job.work.question))
-            for job in jobs
-            if isinstance(job.work, Search)
-        ]
+        searches = [job.work.ready() for job in jobs if isinstance(job.work, Search)]
         start, first = time.perf_counter(), None
 
         def finish(row: int, hypotheses: Sequence[Hypothesis]) -> None:

@@ -201,7 +201,8 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
     """Ask about the page's photo and the documents on its shelf, or about one of the two where the other is not there.
 
     The last view has the answer, or the message why there is none. A pronoun that stands for what an earlier question
-    was about is put into words first; the entry then has the question as it was `typed`.
+    was about is put into words first, and so is a thing that is named by its kind beside documents; the entry then has
+    the question as it was `typed`.
 
     Raises Superseded or Cancelled as soon as the user asks for something else.
     """
@@ -236,7 +237,7 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
         yield page.view(turn, busy="answering", before=before)
     found = asking.result()
     place = len(page.answers)
-    entry = {"kind": "answer", "typed": None if typed == question else typed}
+    entry = {"kind": "answer", "typed": None if typed == found.question else typed}
     for shown in finishing(engine, page, found, turn):
         with page.at(turn):
             page.answers[place:] = [{**entry, "text": shown}]

@@ -90,7 +90,10 @@ def ask(
         tracer = tracer_of(file, captioner, model, openvino, precision)
         told = _those_that_fit(captioner, told, beside_documents=bool(docs))
         name = None if image is None else str(image)
-        for answer in answers(captioner, image, questions, docs or [], options, told):
+        found = answers(captioner, image, questions, docs or [], options, told)
+        for question, answer in zip(questions, found):
+            if answer.question != question:
+                print(f"{question!r} is asked as {answer.question!r}", file=sys.stderr)
             if as_json:
                 print(json.dumps({"image": name, **answer.to_dict()}), flush=True)
             else:

@@ -209,14 +209,12 @@ class Reply:
         if tops is None:
             return None
         ids = self._ids(answer, text)
-        content = await self._turn(
-            lambda: token_logprobs(self.image, self.asked.question, ids, tops)
-        )
+        content = await self._turn(lambda: token_logprobs(self.image, answer.question, ids, tops))
         return {"content": content, "refusal": None}
 
     def _usage(self, answer: Answer, texts: list[str]) -> dict[str, int]:
         """Tokens read, each place of the image's memory counting as one, and written."""
-        prompt = self.engine.captioner.prompt(self.asked.question)
+        prompt = self.engine.captioner.prompt(answer.question)
         read = self.image.memory.tokens.shape[1] + len(prompt.ids)
         written = sum(len(self._ids(answer, text)) for text in texts)
         return {
