@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlm.citations import NOT_THERE, cited, sources
+from vlm.judgement import Judgement, Verdict
 
 # Types alone: what renders answers must not wait for torch.
 if TYPE_CHECKING:
@@ -25,31 +26,6 @@ if TYPE_CHECKING:
     from vlm.explain.regions import Box
     from vlm.generate import Hypothesis
     from vlm.tokenizer import Tokenizer, WordSpan
-
-
-Verdict = Literal["sure", "unsure", "guess"]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Why a text is trusted or not, as a checkpoint was fitted to tell.
-
-    `likely` in 0..1 is how likely the text is: of an answer its confidence, of a caption the geometric mean of its
-    tokens' probabilities. From `sure` on it is sure, below `guess` a guess, and so is every text about what is no
-    `photo`.
-    """
-
-    likely: float
-    sure: float
-    guess: float
-    photo: bool
-
-    @property
-    def verdict(self) -> Verdict:
-        """In one word."""
-        if not self.photo or self.likely < self.guess:
-            return "guess"
-        return "sure" if self.likely >= self.sure else "unsure"
 
 
 @dataclass(frozen=True)

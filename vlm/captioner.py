@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlm.answers import (
-    Answer,
-    Judgement,
-    candidates,
-    words_of,
-)
+from vlm.answers import Answer, candidates, words_of
 from vlm.boxes import Place, places_of
 from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage, Took
@@ -27,6 +21,7 @@ from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, ImageError, ImageSource, Photo, read_photo
 from vlm.images.header import with_header
 from vlm.images.photo import Entered
+from vlm.judgement import judge
 from vlm.model.config import DocumentsConfig
 from vlm.model.decoder import Projected
 from vlm.model.grounding import passage_ids
@@ -351,22 +346,6 @@ class Captioner:
         targets = torch.tensor(ids, device=self.model.device)
         return tuple(logprobs.gather(1, targets[:, None])[:, 0].tolist())
 
-    def judgement(
-        self, image: EncodedImage, answering: bool, confidence: float, logprobs: Sequence[float]
-    ) -> Judgement | None:
-        """How far to trust a text, and why; None where the checkpoint has no fit for it. See `VerdictConfig`."""
-        fitted, likeness = self.model.config.verdict, self.model.likeness
-        if fitted is None or likeness is None:
-            return None
-        photo = image.blank or likeness(image.memory).item() >= fitted.photo
-        sure, guess = fitted.sure_documents, fitted.guess_documents
-        if answering and image.passages and sure is not None and guess is not None:
-            return Judgement(confidence, sure, guess, photo)
-        if answering:
-            return Judgement(confidence, fitted.sure_answer, fitted.guess_answer, photo)
-        likely = math.exp(sum(logprobs) / len(logprobs))
-        return Judgement(likely, fitted.sure_caption, fitted.guess_caption, photo)
-
     def places(
         self, image: EncodedImage, question: str | None, ids: Sequence[int]
     ) -> tuple[Place, ...]:
@@ -412,9 +391,7 @@ class Captioner:
             image=image,
             ids=hypothesis.ids,
             logprobs=hypothesis.logprobs,
-            judgement=self.judgement(
-                image, question is not None, best.confidence, hypothesis.logprobs
-            ),
+            judgement=judge(image, question is not None, best.confidence, hypothesis.logprobs),
             fields=fields_of(self.tokenizer, hypothesis.ids) if has_fields else None,
             places=self.places(image, question, hypothesis.ids),
         )

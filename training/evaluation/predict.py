@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from vlm.answers import Answer, Verdict
+from vlm.answers import Answer
 from vlm.captioner import BATCH, Captioner
 from vlm.encoded_image import EncodedImage
 from vlm.images import ImageError
+from vlm.judgement import Verdict
 from vlm.options import CAPTION, choose
 from vlm.prompts import QuestionError
 
