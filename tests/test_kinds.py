@@ -64,6 +64,10 @@ def test_which_of_its_kind_it_is_the_photo_says_and_documents_choose_among_likel
     assert kinds.choose("vehicle", likely, ["The kayak costs 3 euros."]) == "kayak"
     assert kinds.choose("vehicle", likely, ["The train costs 3 euros."]) == "boat"
     assert kinds.choose("vehicle", likely, ["The kayaks cost 3 euros."]) == "boat"
+    assert (
+        kinds.choose("person", [("cow", 0.4), ("young woman", 0.1), ("man", 0.05)], [])
+        == "young woman"
+    )
     assert kinds.choose("animal", [("none", 0.9), ("animal", 0.1)], []) is None
 
 

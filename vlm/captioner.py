@@ -14,6 +14,7 @@ from PIL import Image
 
 from vlm.answers import Answer, candidates, words_of
 from vlm.boxes import Place, places_of
+from vlm.citations import NOT_THERE
 from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage, Took
 from vlm.fields import fields_of
@@ -35,6 +36,7 @@ from vlm.passages_beside import (
     DocumentsError,
     as_passages,
     fitting,
+    may_be_there,
     respelled,
     spelled_as,
 )
@@ -50,6 +52,7 @@ from vlm.prompts import (
 from vlm.tokenizer import Tokenizer
 
 BATCH = 8  # images encoded and decoded together
+UNSAID = -50.0  # nats by which what is not to be said becomes less likely
 
 
 class Captioner:
@@ -262,9 +265,17 @@ class Captioner:
     def nudges(
         self, images: Sequence[EncodedImage], questions: Sequence[str] | None
     ) -> list[Nudge]:
-        """What each prompt's text is nudged to use, in the order of `start`'s prompts; answers are not."""
+        """What each prompt's text is nudged to use or not, in the order of `start`'s prompts.
+
+        An answer is kept from "not in the documents" where a passage has all the words that the question asks by.
+        """
         if questions is not None:
-            return [Nudge()] * (len(images) * len(questions))
+            denial = Nudge((tuple(text_ids(self.tokenizer, NOT_THERE)),), UNSAID)
+            return [
+                denial if may_be_there(question, image.passages) else Nudge()
+                for image in images
+                for question in questions
+            ]
         nats = 0.0 if self.model.config.tags is None else self.model.config.tags.nudge
         return [Nudge(image.memory.sure[0] if nats else (), nats) for image in images]
 

@@ -19,9 +19,10 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _ASKED_FOR = re.compile(r"\b(?:what|which|(?:kind|sort|type|breed) of|a|an|any)\s+$", re.IGNORECASE)
+_PEOPLE = re.compile(r"\b(?:man|woman|boy|girl|child|kid|baby|toddler|lady|guy)$")
 _SAYS_NOTHING = {"", "no", "none", "nothing", "yes", "unknown"}
 # A name that passages have is taken before the photo's likeliest where it is this likely beside it.
-LIKELY = 0.1
+LIKELY = 0.3
 
 
 def kind_in(question: str) -> str | None:
@@ -43,7 +44,7 @@ def choose(kind: str, likely: Sequence[tuple[str, float]], passages: Sequence[st
 
     It is the likeliest, unless passages tell of one that is nearly as likely: a photo's kayak is their canoe.
     """
-    named = [(text.lower(), p) for text, p in likely if text.lower() not in {*_SAYS_NOTHING, kind}]
+    named = [(text.lower(), p) for text, p in likely if _names(text.lower(), kind)]
     if not named:
         return None
     named.sort(key=lambda one: -one[1])
@@ -69,6 +70,13 @@ def with_name(question: str, name: str) -> str:
 def _place(question: str) -> re.Match[str] | None:
     places = _NAMED.finditer(question)
     return next((m for m in places if not _ASKED_FOR.search(question[: m.start()])), None)
+
+
+def _names(text: str, kind: str) -> bool:
+    """Whether an answer names one of a kind; "who is in the picture?" may be answered with what a person holds."""
+    if kind == "person":
+        return _PEOPLE.search(text) is not None
+    return text not in {*_SAYS_NOTHING, kind}
 
 
 def _has(passage: str, name: str) -> bool:

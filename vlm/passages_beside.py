@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from vlm.documents.passages import Passage
+from vlm.documents.ranking import telling_words
 from vlm.errors import UserError
 from vlm.model.config import DocumentsConfig
 from vlm.tokenizer import Tokenizer
@@ -16,6 +17,12 @@ NO_DOCUMENTS = (
 NOT_ON_OPENVINO = (
     "documents are read on torch alone; load this model without OpenVINO, in float32, bf16 or fp16"
 )
+
+# Words of questions about what they are asked of and how, which no passage needs to have.
+_ASKING = """
+    can could document documents image know many me much must one photo picture please say says since tell until would
+    you
+"""
 
 
 class DocumentsError(UserError):
@@ -101,6 +108,19 @@ def _parts(
         parts.append((ids[start:stop], pieces[start:stop]))
         start = stop
     return parts
+
+
+def may_be_there(question: str, passages: Sequence[Passage]) -> bool:
+    """Whether a passage has all the words that a question asks by, so that its answer may stand there."""
+    asked = {_stem(word) for word in telling_words(question) if word not in _ASKING.split()}
+    return bool(asked) and any(
+        asked <= {_stem(word) for word in telling_words(passage.text)} for passage in passages
+    )
+
+
+def _stem(word: str) -> str:
+    ending = next((e for e in ("ing", "ed", "es", "s") if word.endswith(e)), "")
+    return word.removesuffix(ending) if len(word) - len(ending) >= 3 else word
 
 
 def spelled_as(
