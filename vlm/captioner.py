@@ -15,6 +15,7 @@ from PIL import Image
 from vlm.answers import Answer, candidates, words_of
 from vlm.boxes import Place, places_of
 from vlm.citations import NOT_THERE
+from vlm.contradictions import without_false_ones
 from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage, Took
 from vlm.fields import fields_of
@@ -375,6 +376,8 @@ class Captioner:
         took: Took,
     ) -> Answer:
         """The Answer that a search's last hypotheses for one prompt make."""
+        if image.passages:
+            hypotheses = without_false_ones(self.tokenizer, hypotheses, image.passages)
         (best, hypothesis), *others = candidates(
             self.tokenizer, hypotheses, ranked_by_confidence=question is not None
         )

@@ -323,7 +323,10 @@ class EncodedImage:
         """What the image did for an answer; see `Answer.image_effect`."""
         blind = self._unseen(answer)
         words = tuple(w.logprob - same.logprob for w, same in zip(answer.words, blind.words))
-        total = sum(answer.logprobs) - sum(blind.logprobs)
+        own = answer
+        if self.passages:  # its end may stand for other endings, see `vlm.contradictions`
+            own = self.captioner.score_ids(self, answer.ids, answer.question, answer.finished)
+        total = sum(own.logprobs) - sum(blind.logprobs)
         has_mean = self.captioner.model.mean_patches is not None
         return ImageEffect(total, words, "mean" if has_mean else "zeros")
 
