@@ -16,6 +16,7 @@ from vlm.answers import Answer, candidates, words_of
 from vlm.boxes import Place, places_of
 from vlm.citations import NOT_THERE
 from vlm.contradictions import without_false_ones
+from vlm.copies import whole_copy
 from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage, Took
 from vlm.fields import fields_of
@@ -376,20 +377,18 @@ class Captioner:
         took: Took,
     ) -> Answer:
         """The Answer that a search's last hypotheses for one prompt make."""
+        answering = question is not None
         if image.passages:
             hypotheses = without_false_ones(self.tokenizer, hypotheses, image.passages)
-        (best, hypothesis), *others = candidates(
-            self.tokenizer, hypotheses, ranked_by_confidence=question is not None
-        )
+        found = candidates(self.tokenizer, hypotheses, ranked_by_confidence=answering)
+        if image.passages and answering:
+            best = whole_copy([text for text, _ in found], image.passages, self._is_everyday)
+            found.sort(key=lambda one: one[0] is not best)
+        (best, hypothesis), *others = found
         has_fields = self.tokenizer.config.fields
         text, words = best.text, words_of(self.tokenizer, hypothesis)
         if image.passages:
-            # Of everyday words each is one token.
-            spelled = spelled_as(
-                [word.text for word in words],
-                image.passages,
-                lambda word: len(self.tokenizer.encode(word)) == 1,
-            )
+            spelled = spelled_as([word.text for word in words], image.passages, self._is_everyday)
             words = tuple(replace(word, text=own) for word, own in zip(words, spelled))
             text = respelled(text, spelled)
         return Answer(
@@ -405,10 +404,13 @@ class Captioner:
             image=image,
             ids=hypothesis.ids,
             logprobs=hypothesis.logprobs,
-            judgement=judge(image, question is not None, best.confidence, hypothesis.logprobs),
+            judgement=judge(image, answering, best.confidence, hypothesis.logprobs),
             fields=fields_of(self.tokenizer, hypothesis.ids) if has_fields else None,
             places=self.places(image, question, hypothesis.ids),
         )
+
+    def _is_everyday(self, word: str) -> bool:
+        return len(self.tokenizer.encode(word)) == 1
 
 
 def synchronise(device: torch.device) -> None:
