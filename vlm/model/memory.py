@@ -201,7 +201,7 @@ def grid_positions(grid: tuple[int, int], width: int, device: torch.device | str
     frequencies = 2 ** torch.linspace(0, 5, quarter, device=device) * torch.pi  # (width / 4,)
     codes = []
     for side in grid:
-        centres = (torch.arange(side, device=device) + 0.5) / side
+        centres = (torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side
         angles = centres[:, None] * frequencies
         codes.append(torch.cat([angles.sin(), angles.cos()], dim=-1))  # (side, width / 2)
     rows = codes[0][:, None].expand(*grid, -1)

@@ -17,6 +17,8 @@ from vlm.images.frame import Interpolation
 from vlm.model.config import ConfigError, VisionConfig
 from vlm.model.patch_transformer import PIX2STRUCT, PatchTransformer
 
+STRIDES = (8, 14, 16, 32)  # pixels of a patch's side, where an encoder does not say
+
 
 class VisionEncoder(nn.Module):
     """A timm model without its head: pixels `(B, 3, H, W)` to patches `(B, N, D)` and their grid `(h, w)`.
@@ -81,13 +83,15 @@ class VisionEncoder(nn.Module):
     def _token_grid(self, tokens: int, pixels: Tensor) -> tuple[int, tuple[int, int]]:
         """How many prefix tokens a sequence begins with, and the rows and columns of the patches behind them."""
         height, width = pixels.shape[-2:]
-        stride = self.trunk.feature_info[-1]["reduction"]
-        padded = (-(-height // stride), -(-width // stride))
+        levels = getattr(self.trunk, "feature_info", None)  # an older timm's CoaT has none
+        strides = [levels[-1]["reduction"]] if levels else STRIDES
         declared = getattr(self.trunk, "num_prefix_tokens", 0)
         for prefix in (declared, declared or 1):  # VOLO and CoaT do not declare their class token
-            for grid in (padded, (height // stride, width // stride)):
-                if tokens == prefix + grid[0] * grid[1]:
-                    return prefix, grid
+            for stride in strides:
+                padded = (-(-height // stride), -(-width // stride))
+                for grid in (padded, (height // stride, width // stride)):
+                    if tokens == prefix + grid[0] * grid[1]:
+                        return prefix, grid
         raise ConfigError(
             f"{self.config.name} gives {tokens} tokens for {height} x {width} pixels, which are no grid of "
             f"{padded[0]} x {padded[1]} patches"
