@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_server import PATIENCE
+from PIL import ExifTags, Image
 from playwright.sync_api import Page, expect
 
 from vlm.app.cited import pieces
@@ -171,6 +172,33 @@ def test_documents_are_asked_without_a_photo_and_stay_when_one_comes(
     ask(page, QUESTION)
     expect(answers).to_have_count(1, timeout=PATIENCE)
     assert answers.first.locator(".place-name").all_inner_texts()[0] == "Photo"
+
+
+def test_what_the_photos_file_says_is_read_where_it_is_wished_for(
+    open_page, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2024:05:03 14:05:00"
+    Image.effect_noise((96, 64), 90).convert("RGB").save(tmp_path / "dated.jpg", exif=exif)
+    page: Page = open_page()
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "dated.jpg")
+    page.locator(".key span").first.wait_for()
+    answers, wish = page.locator(".answers > li"), page.locator(".metadata input")
+    ask(page, QUESTION)
+    expect(answers).to_have_count(1, timeout=PATIENCE)
+    expect(answers.first.locator(".rests-on > li")).to_have_count(0)
+    wish.check()
+    ask(page, QUESTION)
+    expect(answers).to_have_count(2, timeout=PATIENCE)
+    sources = answers.first.locator(".rests-on .place-name")
+    expect(sources).to_have_text(["Photo", "the photo's date"], timeout=PATIENCE)
+
+    page.locator(".examples button").nth(2).click()
+    expect(answers).to_have_count(0)
+    page.locator(".key span").first.wait_for()
+    ask(page, QUESTION)
+    expect(answers).to_have_count(1, timeout=PATIENCE)
+    expect(page.locator(".message")).to_contain_text("has no metadata", timeout=PATIENCE)
 
 
 def ask(page: Page, question: str) -> None:

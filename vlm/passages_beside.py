@@ -73,6 +73,20 @@ def first_that_fit(
     return kept
 
 
+def as_many_as_fit(
+    passages: Sequence[Passage], tokenizer: Tokenizer, config: DocumentsConfig
+) -> list[Passage]:
+    """Passages in order, but for those that are too much beside the ones before them."""
+    kept: list[Passage] = []
+    parts = 0
+    for passage in passages:
+        own = len(_parts(passage, tokenizer, config.length))
+        if parts + own <= config.most:
+            kept.append(passage)
+            parts += own
+    return kept
+
+
 def fitting(
     passages: Sequence[Passage], tokenizer: Tokenizer, config: DocumentsConfig
 ) -> list[tuple[Passage, list[int], list[str]]]:

@@ -7,6 +7,7 @@ script and style are files beside this one, which stand one behind the other in 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import json
 import logging
@@ -78,7 +79,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
         yield from describe(engine, page, path, path.name, event.turn)
 
     def on_question(event: gr.EventData, page: Page) -> Iterator[View]:
-        yield from answer(engine, page, event.question, event.turn)
+        yield from answer(engine, page, event.question, event.turn, event.metadata)
 
     def on_check(event: gr.EventData, page: Page) -> Iterator[View]:
         yield from check(engine, page, event.text, event.question, event.turn)
@@ -138,6 +139,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 server_functions=[look, shelve],
                 strings=texts,
                 documentKinds=document_kinds(engine),
+                readsMetadata=importlib.util.find_spec("pyexiv2") is not None,
                 methods=offered([engine]),
                 heads=_heads(engine),
                 tellsVerdicts=engine.captioner.model.config.verdict is not None,

@@ -21,13 +21,17 @@ from vlm.answers import Answer, Word
 from vlm.app.cited import evidence_view
 from vlm.app.shelf import Shelf
 from vlm.boxes import Place
+from vlm.captioner import Captioner
+from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
 from vlm.errors import UserError
 from vlm.explain.maps import WordMap
+from vlm.folder.metadata_passages import read_metadata
 from vlm.follow_ups import Turn, follow_up
 from vlm.images import ImageError
 from vlm.images.frame import pixel_steps
+from vlm.passages_beside import as_many_as_fit
 
 DISPLAY_SIZE = 1280  # pixels of the longer side of the copy that the browser shows
 HEAT_SIZE = 320  # and of the heatmaps that the page draws: more than twice the patches of any encoder's side
@@ -56,6 +60,7 @@ class Page:
         self.turn = 0
         self.image: EncodedImage | None = None
         self.photo: View | None = None
+        self.source: Path | None = None  # the photo's file
         self.caption: View | None = None
         self.answers: list[View] = []
         self.texts: dict[int, Answer] = {}
@@ -97,8 +102,9 @@ class Page:
             "answers": list(self.answers),
         }
 
-    def show_photo(self, image: EncodedImage, file: View, name: str) -> EncodedImage:
+    def show_photo(self, image: EncodedImage, source: Path, file: View, name: str) -> EncodedImage:
         """Take up a new photo, in small, and leave the one before with all that was said about it."""
+        self.source = source
         frame = image.frame
         canvas = frame.scaled(*fitted(frame.width, frame.height, HEAT_SIZE))
         grid = image.memory.image.grid or (1, 1)
@@ -158,7 +164,7 @@ def describe(engine: Engine, page: Page, source: Path, name: str, turn: int) -> 
         return
     file = _file(image.picture)
     with page.at(turn):
-        small = page.show_photo(image, file, name)
+        small = page.show_photo(image, source, file, name)
     if "caption" not in engine.captioner.model.config.tasks:
         yield page.view(turn, message="no captions")
         return
@@ -197,12 +203,14 @@ def stop(engine: Engine, page: Page, turn: int) -> Iterator[View]:
         yield page.view(turn)
 
 
-def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[View]:
+def answer(
+    engine: Engine, page: Page, question: str, turn: int, metadata: bool = False
+) -> Iterator[View]:
     """Ask about the page's photo and the documents on its shelf, or about one of the two where the other is not there.
 
-    The last view has the answer, or the message why there is none. A pronoun that stands for what an earlier question
-    was about is put into words first, and so is a thing that is named by its kind beside documents; the entry then has
-    the question as it was `typed`.
+    With `metadata` what the photo's file says stands beside it, too. The last view has the answer, or the message why
+    there is none. A pronoun that stands for what an earlier question was about is put into words first, and so is a
+    thing that is named by its kind beside documents; the entry then has the question as it was `typed`.
 
     Raises Superseded or Cancelled as soon as the user asks for something else.
     """
@@ -210,24 +218,30 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
     yield page.view(turn, busy="answering")
     with page.at(turn):
         typed, question = question, follow_up(question, page.turns)
-        image, index = page.image, page.shelf.index
+        image, index, source = page.image, page.shelf.index, page.source
+        name = "" if page.photo is None else page.photo["name"]
     if image is None and not len(page.shelf):
         yield page.view(turn, message="no photo")
         return
+    captioner, problem = engine.captioner, None
     try:
+        captioner.prompt(question)  # what is wrong with it is told before anything is read
+        also: Sequence[Passage] = ()
+        if metadata and image is not None and source is not None:
+            also, problem = told_by_file(captioner, source, name, bool(len(page.shelf)))
         if index is not None and len(index):
-            captioner = engine.captioner
-            captioner.prompt(question)  # what is wrong with it is told before the search
             with page.at(turn):
                 searching = engine.call(
-                    page, lambda: (image or captioner.without_photo).look_up(index, question)
+                    page, lambda: (image or captioner.without_photo).look_up(index, question, also)
                 )
             for before in engine.line(searching):
                 yield page.view(turn, busy="searching", before=before)
             beside = searching.result()
         else:
             assert image is not None
-            beside = image
+            alone = image
+            with page.at(turn):
+                beside = engine.call(page, lambda: alone.beside(also)).result() if also else alone
         with page.at(turn):
             asking = engine.ask(page, beside, question)
     except UserError as error:
@@ -241,7 +255,24 @@ def answer(engine: Engine, page: Page, question: str, turn: int) -> Iterator[Vie
     for shown in finishing(engine, page, found, turn):
         with page.at(turn):
             page.answers[place:] = [{**entry, "text": shown}]
-        yield page.view(turn)
+        yield page.view(turn, message=problem)
+
+
+def told_by_file(
+    captioner: Captioner, source: Path, name: str, beside_documents: bool
+) -> tuple[list[Passage], str | None]:
+    """As much of what a photo's file says as a model reads, beside documents half of that, and what was left out.
+
+    Raises MetadataError where packages are missing, and DocumentsError where the model reads no passages.
+    """
+    config = captioner.reading
+    found = read_metadata(source, names=False)
+    room = replace(config, most=max(config.most // 2, 1)) if beside_documents else config
+    kept = as_many_as_fit(found.passages, captioner.tokenizer, room)
+    left = ", ".join(passage.source for passage in found.passages if passage not in kept)
+    problems = [*found.problems, *([f"there was no room for {left}"] if left else [])]
+    told = sentence("; ".join(problems).replace(str(source), f"“{name}”"))
+    return kept, told if problems else None
 
 
 def finishing(engine: Engine, page: Page, answer: Answer, turn: int) -> Iterator[View]:

@@ -3,6 +3,7 @@ let known = false; // whether the server has told this page its key, which it do
 let waiting = []; // documents that came before
 
 shelf.hidden = !props.documentKinds.length;
+find(".metadata").hidden = !props.readsMetadata;
 find(".documents").accept = props.documentKinds.join();
 
 const isDocument = ({ name }) => props.documentKinds.some((kind) => name.toLowerCase().endsWith(kind));

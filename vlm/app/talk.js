@@ -190,7 +190,8 @@ function showMode() {
 find(".ask").addEventListener("submit", (event) => {
   event.preventDefault();
   if (askButton.disabled) return;
-  if (mode === "ask") trigger("ask", { turn: begin("answering"), question: question.value });
+  const metadata = find(".metadata input").checked;
+  if (mode === "ask") trigger("ask", { turn: begin("answering"), question: question.value, metadata });
   else {
     const asked = find(".as select").value || null;
     trigger("check", { turn: begin("reading"), text: question.value, question: asked });

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -168,14 +167,10 @@ def _those_that_fit(
     config = captioner.model.config.documents
     if config is None or not told:
         return told
-    from vlm.passages_beside import DocumentsError, fitting
+    from vlm.passages_beside import as_many_as_fit
 
     room = replace(config, most=max(config.most // 2, 1)) if beside_documents else config
-    kept: list[Passage] = []
-    for passage in told:
-        with suppress(DocumentsError):  # they are more than the model reads
-            fitting([*kept, passage], captioner.tokenizer, room)
-            kept.append(passage)
+    kept = as_many_as_fit(told, captioner.tokenizer, room)
     if left := [passage.source for passage in told if passage not in kept]:
         print(
             f"of the metadata {room.most} passages are read at once; left out: {', '.join(dict.fromkeys(left))}",

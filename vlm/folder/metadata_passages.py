@@ -75,12 +75,13 @@ class MetadataRead(NamedTuple):
     problems: list[str]
 
 
-def read_metadata(photo: str | Path) -> MetadataRead:
+def read_metadata(photo: str | Path, names: bool = True) -> MetadataRead:
     """What is written in a photo and in its sidecar, and what its file and folder are called, in plain sentences.
 
     The place by GPS and as somebody wrote it down, the date, title, people, tags, folder and file, and a description
     as it stands. Sources are called "the photo's place" and so on. A description that this program wrote is left out,
-    since a model's own words are no evidence, and so is what a camera wrote there, or called the file.
+    since a model's own words are no evidence, and so is what a camera wrote there, or called the file. Without `names`
+    the file and the folder are left out, too, as where they are a server's own.
     Raises MetadataError where the packages of the extra `metadata` are missing.
     """
     check_installed()
@@ -99,9 +100,12 @@ def read_metadata(photo: str | Path) -> MetadataRead:
         "the photo's title": _sentence("The photo's title is", _first(parts, _TITLE + _HEADLINE)),
         "the photo's people": _list("The photo shows", _people(parts)),
         "the photo's tags": _list("The photo is tagged", _tags(parts)),
-        "the folder's name": _sentence("The photo is in a folder called", _folder_name(photo)),
-        "the file's name": _sentence("The photo's file is called", _file_name(photo)),
     }
+    if names:
+        said |= {
+            "the folder's name": _sentence("The photo is in a folder called", _folder_name(photo)),
+            "the file's name": _sentence("The photo's file is called", _file_name(photo)),
+        }
     passages = [Passage(text, source, None, 0, len(text)) for source, text in said.items() if text]
     passages += cut(_description(parts), "the photo's description")
     if not parts and not problems:
