@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlm.captioner import Captioner
@@ -29,9 +28,8 @@ from .pointing import encoded, seen
 
 NAME = "supervised (saw boxes)"
 FITTED = 300  # train photos whose boxes are seen
-MAPS = ("logit", "attention", "logit, smooth", "attention, smooth")
+MAPS = ("logit", "attention")
 FLOOR = 0.1  # of the average: what no map excludes more than this
-REACH = 3  # cells, each way, of a bell whose standard deviation is one cell
 STEPS = 200
 RATE = 0.05
 
@@ -51,23 +49,9 @@ def log_maps(image: EncodedImage, ids: Sequence[int], question: str | None = Non
 
     Raises MethodError for a model that has no logit maps.
     """
-    plain = torch.stack(
-        [
-            torch.from_numpy(np.stack(by_method(name)(image, ids, question)))
-            for name in ("logit", "attention")
-        ],
-        dim=1,
-    ).float()  # (words, 2, h, w)
-    maps = torch.cat([plain, smooth(plain)], dim=1)
+    found = [np.stack(by_method(name)(image, ids, question)) for name in MAPS]
+    maps = torch.from_numpy(np.stack(found, axis=1)).float()  # (words, M, h, w)
     return (maps * maps[0, 0].numel() + FLOOR).log()
-
-
-def smooth(maps: Tensor) -> Tensor:
-    """Maps `(N, M, h, w)` under a bell of one cell; beyond the border is what lies at it."""
-    bell = torch.exp(-0.5 * torch.arange(-REACH, REACH + 1).float() ** 2)
-    kernel = torch.outer(bell, bell) / bell.sum() ** 2
-    padded = F.pad(maps.flatten(0, 1)[:, None], (REACH,) * 4, mode="replicate")
-    return F.conv2d(padded, kernel[None, None])[:, 0].view_as(maps)
 
 
 def read_boxed(captioner: Captioner, examples: Sequence[Example], report: Report) -> Boxed:
