@@ -198,7 +198,8 @@ class EncodedImage:
     def follow(self, question: str | None = None, **options: Any) -> Iterator[Progress]:
         """Watch one search for a caption or an answer, token by token; the last Progress has the Answer.
 
-        A word is sure once all candidates that may still win have it, so beams may be followed, too. `options` are
+        A word is sure once all candidates that may still win have it, so beams may be followed, too. Beside passages
+        the Answer may still have other words than were sure, see `vlm.copies` and `vlm.contradictions`. `options` are
         those of `caption` or `ask`. Closing the iterator stops the search. Raises what `ask` raises.
         """
         asked = None if question is None else [question]
