@@ -71,3 +71,9 @@ def test_what_becomes_one_text_is_as_likely_as_all_of_them(small):
     assert without_false_ones(small.tokenizer, asked, about) == asked
     cut = Hypothesis(asked[0].ids, asked[0].logprobs[:-1], -1.0, False)
     assert without_false_ones(small.tokenizer, [cut], alone) == [cut]
+
+
+def test_a_text_that_is_typed_in_stays_as_it_is(small):
+    image = small.encode(EXAMPLES / "dog.jpg").beside(NAMES)
+    typed = "dog, but the documents say dog"
+    assert image.explain(typed, QUESTION).text == typed

@@ -37,4 +37,20 @@ def test_which_copy_is_taken(candidates, chosen):
     texts = [Alternative(text, confidence, 0.0) for text, confidence in candidates]
     passages = [Passage(TEXT, "notes", None, 0, len(TEXT))]
     everyday = {*EVERYDAY.split(), "white"}
-    assert whole_copy(texts, passages, everyday.__contains__).text == chosen
+    question = "How heavy is the horse?"
+    assert whole_copy(texts, question, passages, everyday.__contains__).text == chosen
+
+
+@pytest.mark.parametrize(
+    ("question", "chosen"),
+    [
+        ("Who is the horse's examiner?", "flack"),
+        ("What does the horse weigh?", NOT_THERE),
+    ],
+)
+def test_where_all_words_of_the_question_stand_the_answer_is_not_nowhere(question, chosen):
+    found = [(NOT_THERE, 0.95), ("not in the stable", 0.02), ("flack", 0.01)]
+    texts = [Alternative(text, confidence, 0.0) for text, confidence in found]
+    passages = [Passage(TEXT, "notes", None, 0, len(TEXT))]
+    assert whole_copy(texts, question, passages, lambda word: True).text == chosen
+    assert whole_copy(texts[:2], question, passages, lambda word: True).text == NOT_THERE

@@ -7,6 +7,7 @@ import pytest
 import vlm
 from vlm import kinds
 from vlm.captioner import Captioner
+from vlm.documents.passages import Passage
 from vlm.engine import Engine
 from vlm.options import ANSWER
 from vlm.weights.hub import bundled_folder
@@ -47,6 +48,9 @@ def test_a_thing_that_is_named_by_its_kind_gets_a_name(question, named):
         "Which animal is this?",
         "What kind of vehicle is this?",
         "Is there an animal?",
+        "What is the food called?",
+        "In which room is the dog?",
+        "Who is the animal of the year?",
         "What is the dog called?",
         "How many animals are there?",
         "Who is the personal trainer?",
@@ -60,15 +64,18 @@ def test_a_question_that_asks_for_the_thing_or_names_it_stays(question):
 
 def test_which_of_its_kind_it_is_the_photo_says_and_documents_choose_among_likely_ones():
     likely = [("Kayak", 0.3), ("boat", 0.4), ("train", 0.01), ("vehicle", 0.2)]
-    assert kinds.choose("vehicle", likely, ["A bus."]) == "boat"
-    assert kinds.choose("vehicle", likely, ["The kayak costs 3 euros."]) == "kayak"
-    assert kinds.choose("vehicle", likely, ["The train costs 3 euros."]) == "boat"
-    assert kinds.choose("vehicle", likely, ["The kayaks cost 3 euros."]) == "boat"
+
+    def choose(kind, likely, text):
+        return kinds.choose(kind, likely, [Passage(text, "notes", None, 0, len(text))])
+
+    assert choose("vehicle", likely, "A bus.") == "boat"
+    assert choose("vehicle", likely, "The kayak costs 3 euros.") == "kayak"
+    assert choose("vehicle", likely, "The train costs 3 euros.") == "boat"
+    assert choose("vehicle", likely, "The kayaks cost 3 euros.") == "boat"
     assert (
-        kinds.choose("person", [("cow", 0.4), ("young woman", 0.1), ("man", 0.05)], [])
-        == "young woman"
+        choose("person", [("cow", 0.4), ("young woman", 0.1), ("man", 0.05)], "") == "young woman"
     )
-    assert kinds.choose("animal", [("none", 0.9), ("animal", 0.1)], []) is None
+    assert choose("animal", [("none", 0.9), ("animal", 0.1)], "") is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from vlm.captioner import Captioner
-from vlm.citations import NOT_THERE
 from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
@@ -25,7 +24,6 @@ from vlm.passages_beside import (
     respelled,
     spelled_as,
 )
-from vlm.prompts import text_ids
 from vlm.weights.store import load_checkpoint, save_checkpoint
 
 TEXTS = ["the black cat is a dog", "two men run in the park", "a red sofa"]
@@ -318,17 +316,3 @@ def test_on_openvino_documents_are_refused_by_what_can_be_done(reading: Captione
 def test_an_answer_may_be_where_all_words_of_the_question_are(question, there):
     texts = ("The red pump weighs 40 tons.", "It was taken on 3 May.", "The blue tank.")
     assert may_be_there(question, [Passage(t, "notes", None, 0, len(t)) for t in texts]) is there
-
-
-@pytest.mark.parametrize("beams", [1, 5])
-def test_what_may_be_in_the_documents_is_not_said_to_be_nowhere(reading: Captioner, photo, beams):
-    """The same question, once beside a passage that has its words, and once beside others."""
-    image = reading.encode(photo)
-    denial = tuple(text_ids(reading.tokenizer, NOT_THERE))
-    (held,) = reading.nudges([image.beside(["A dog is there."])], ["is there a dog?"])
-    assert held.phrases == (denial,)
-    assert held.nats < 0
-    (free,) = reading.nudges([image.beside(["A sofa is red."])], ["is there a dog?"])
-    assert free.phrases == ()
-    answer = image.ask("is there a dog?", ["A dog is there."], beams=beams, max_tokens=6)
-    assert denial[0] not in answer.ids

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlm.answers import Answer, candidates, words_of
+from vlm.answers import Alternative, Answer, candidates, words_of
 from vlm.boxes import Place, places_of
-from vlm.citations import NOT_THERE
 from vlm.contradictions import without_false_ones
 from vlm.copies import whole_copy
 from vlm.documents.passages import Passage
@@ -38,7 +37,6 @@ from vlm.passages_beside import (
     DocumentsError,
     as_passages,
     fitting,
-    may_be_there,
     respelled,
     spelled_as,
 )
@@ -54,7 +52,6 @@ from vlm.prompts import (
 from vlm.tokenizer import Tokenizer
 
 BATCH = 8  # images encoded and decoded together
-UNSAID = -50.0  # nats by which what is not to be said becomes less likely
 
 
 class Captioner:
@@ -267,17 +264,9 @@ class Captioner:
     def nudges(
         self, images: Sequence[EncodedImage], questions: Sequence[str] | None
     ) -> list[Nudge]:
-        """What each prompt's text is nudged to use or not, in the order of `start`'s prompts.
-
-        An answer is kept from "not in the documents" where a passage has all the words that the question asks by.
-        """
+        """What each prompt's text is nudged to use, in the order of `start`'s prompts; answers are not."""
         if questions is not None:
-            denial = Nudge((tuple(text_ids(self.tokenizer, NOT_THERE)),), UNSAID)
-            return [
-                denial if may_be_there(question, image.passages) else Nudge()
-                for image in images
-                for question in questions
-            ]
+            return [Nudge()] * (len(images) * len(questions))
         nats = 0.0 if self.model.config.tags is None else self.model.config.tags.nudge
         return [Nudge(image.memory.sure[0] if nats else (), nats) for image in images]
 
@@ -341,7 +330,10 @@ class Captioner:
         task = CAPTION if question is None else ANSWER
         score = sum(own) / len(own) ** task.length_penalty
         hypothesis = Hypothesis(tuple(ids), calibrated, score, finished)
-        return self.answer(image, question, [hypothesis], Took.since(start))
+        # A text that is given stays as it is, whatever a search would have made of it.
+        return self._told(
+            image, question, self._candidates(question, [hypothesis]), Took.since(start)
+        )
 
     @torch.inference_mode()
     def logprobs(
@@ -377,13 +369,29 @@ class Captioner:
         took: Took,
     ) -> Answer:
         """The Answer that a search's last hypotheses for one prompt make."""
-        answering = question is not None
-        if image.passages:
-            hypotheses = without_false_ones(self.tokenizer, hypotheses, image.passages)
-        found = candidates(self.tokenizer, hypotheses, ranked_by_confidence=answering)
-        if image.passages and answering:
-            best = whole_copy([text for text, _ in found], image.passages, self._is_everyday)
+        if not image.passages:
+            return self._told(image, question, self._candidates(question, hypotheses), took)
+        hypotheses = without_false_ones(self.tokenizer, hypotheses, image.passages)
+        found = self._candidates(question, hypotheses)
+        if question is not None:
+            texts = [text for text, _ in found]
+            best = whole_copy(texts, question, image.passages, self._is_everyday)
             found.sort(key=lambda one: one[0] is not best)
+        return self._told(image, question, found, took)
+
+    def _candidates(
+        self, question: str | None, hypotheses: Sequence[Hypothesis]
+    ) -> list[tuple[Alternative, Hypothesis]]:
+        return candidates(self.tokenizer, hypotheses, ranked_by_confidence=question is not None)
+
+    def _told(
+        self,
+        image: EncodedImage,
+        question: str | None,
+        found: Sequence[tuple[Alternative, Hypothesis]],
+        took: Took,
+    ) -> Answer:
+        """The Answer of candidates, the one to be told first."""
         (best, hypothesis), *others = found
         has_fields = self.tokenizer.config.fields
         text, words = best.text, words_of(self.tokenizer, hypothesis)
@@ -404,7 +412,7 @@ class Captioner:
             image=image,
             ids=hypothesis.ids,
             logprobs=hypothesis.logprobs,
-            judgement=judge(image, answering, best.confidence, hypothesis.logprobs),
+            judgement=judge(image, question is not None, best.confidence, hypothesis.logprobs),
             fields=fields_of(self.tokenizer, hypothesis.ids) if has_fields else None,
             places=self.places(image, question, hypothesis.ids),
         )

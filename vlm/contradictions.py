@@ -37,7 +37,9 @@ def without_false_ones(
 def _cut(tokenizer: Tokenizer, hypothesis: Hypothesis, text: str) -> Hypothesis:
     """The tokens that spell the text that a hypothesis begins with; the end is as likely as all that followed."""
     ids, logprobs = hypothesis.ids, hypothesis.logprobs
-    count = next(n for n in range(1, len(ids)) if tokenizer.decode(ids[:n]) == text)
+    count = next((n for n in range(1, len(ids)) if tokenizer.decode(ids[:n]) == text), None)
+    if count is None:  # in other signs than it has there
+        return hypothesis
     return replace(hypothesis, ids=ids[:count], logprobs=(*logprobs[:count], sum(logprobs[count:])))
 
 

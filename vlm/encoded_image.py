@@ -36,6 +36,7 @@ from vlm.passages_beside import (
     DocumentsError,
     first_that_fit,
     fitting,
+    stands_in,
 )
 from vlm.prompts import (
     QuestionError,
@@ -113,13 +114,12 @@ class EncodedImage:
         says nothing of it or the passages speak of "the animal" themselves; see `vlm.kinds`.
         """
         kind = kinds.kind_in(question) if self.passages and not self.blank else None
-        texts = [passage.text for passage in self.passages]
-        if kind is None or kinds.tells_of(kind, texts):
+        if kind is None or stands_in(kind, self.passages):
             return question
         shown = self.alone.ask(kinds.which(kind), beams=READINGS)
         likely = [(shown.text, shown.confidence)]
         likely += [(other.text, other.confidence) for other in shown.alternatives]
-        name = kinds.choose(kind, likely, texts)
+        name = kinds.choose(kind, likely, self.passages)
         return question if name is None else kinds.with_name(question, name)
 
     def caption(self, **options: Any) -> Answer:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_KINDS = (
-    "animal bird building device dish drink flower food fruit furniture game insect instrument meal person pet plant "
-    "room sport toy tree vegetable vehicle"
-)
+from vlm.documents.passages import Passage
+from vlm.passages_beside import stands_in
+
+# Words that say of what kind a thing is, and are seldom its name or a property that is asked for.
+_KINDS = "animal bird fruit insect instrument person pet vegetable vehicle"
 _NAMED = re.compile(
-    rf"\b(?P<kind>{_KINDS.replace(' ', '|')})\b"
+    rf"\b(?P<before>the|this|that|whose) (?P<kind>{_KINDS.replace(' ', '|')})\b(?! of\b)"
     r"(?: (?:in|on) (?:the|this|that) (?:picture|photo|photograph|image)\b)?",
     re.IGNORECASE,
 )
-_ASKED_FOR = re.compile(r"\b(?:what|which|(?:kind|sort|type|breed) of|a|an|any)\s+$", re.IGNORECASE)
 _PEOPLE = re.compile(r"\b(?:man|woman|boy|girl|child|kid|baby|toddler|lady|guy)$")
 _SAYS_NOTHING = {"", "no", "none", "nothing", "yes", "unknown"}
 # A name that passages have is taken before the photo's likeliest where it is this likely beside it.
@@ -30,7 +30,7 @@ def kind_in(question: str) -> str | None:
 
     "Which animal is this?" asks for the thing, and names none.
     """
-    found = _place(question)
+    found = _NAMED.search(question)
     return None if found is None else found["kind"].lower()
 
 
@@ -39,7 +39,9 @@ def which(kind: str) -> str:
     return "who is in the picture?" if kind == "person" else f"what {kind} is in the picture?"
 
 
-def choose(kind: str, likely: Sequence[tuple[str, float]], passages: Sequence[str]) -> str | None:
+def choose(
+    kind: str, likely: Sequence[tuple[str, float]], passages: Sequence[Passage]
+) -> str | None:
     """The thing's name among answers to `which` with their probabilities, in any order; None where they say nothing.
 
     It is the likeliest, unless passages tell of one that is nearly as likely: a photo's kayak is their canoe.
@@ -48,28 +50,13 @@ def choose(kind: str, likely: Sequence[tuple[str, float]], passages: Sequence[st
     if not named:
         return None
     named.sort(key=lambda one: -one[1])
-    told = [
-        text
-        for text, p in named
-        if p >= LIKELY * named[0][1] and any(_has(passage, text) for passage in passages)
-    ]
+    told = [text for text, p in named if p >= LIKELY * named[0][1] and stands_in(text, passages)]
     return (told or [named[0][0]])[0]
-
-
-def tells_of(kind: str, passages: Sequence[str]) -> bool:
-    """Whether passages speak of a thing by its kind themselves, which then needs no other name."""
-    return any(_has(passage, kind) for passage in passages)
 
 
 def with_name(question: str, name: str) -> str:
     """A question with a name in place of the thing's kind, and of "in the photo" behind it."""
-    found = _place(question)
-    return question if found is None else question[: found.start()] + name + question[found.end() :]
-
-
-def _place(question: str) -> re.Match[str] | None:
-    places = _NAMED.finditer(question)
-    return next((m for m in places if not _ASKED_FOR.search(question[: m.start()])), None)
+    return _NAMED.sub(lambda found: f"{found['before']} {name}", question, count=1)
 
 
 def _names(text: str, kind: str) -> bool:
@@ -77,7 +64,3 @@ def _names(text: str, kind: str) -> bool:
     if kind == "person":
         return _PEOPLE.search(text) is not None
     return text not in {*_SAYS_NOTHING, kind}
-
-
-def _has(passage: str, name: str) -> bool:
-    return re.search(rf"\b{re.escape(name)}\b", passage, re.IGNORECASE) is not None

@@ -1,7 +1,7 @@
 """Phrases that a text is nudged to use: what is sure to be in the picture, and rare in what the decoder has read.
 
 Contextual biasing, as in speech recognition (Zhao et al., Interspeech 2019): at every step the token that would begin,
-or go on with, a phrase which the text has not used yet becomes likelier by some nats, or less likely.
+or go on with, a phrase which the text has not used yet becomes likelier by some nats.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Nudge:
-    """Phrases as token ids, for the text of one prompt, and what each of their tokens gains or loses, in nats."""
+    """Phrases as token ids, for the text of one prompt, and what each of their tokens gains, in nats."""
 
     phrases: tuple[tuple[int, ...], ...] = ()
     nats: float = 0.0

@@ -18,11 +18,13 @@ NOT_ON_OPENVINO = (
     "documents are read on torch alone; load this model without OpenVINO, in float32, bf16 or fp16"
 )
 
-# Words of questions about what they are asked of and how, which no passage needs to have.
-_ASKING = """
+_OF_ASKING = """
     can could document documents image know many me much must one photo picture please say says since tell until would
     you
 """
+ASKING_WORDS = frozenset(
+    _OF_ASKING.split()
+)  # what is asked of, and how: no passage needs to have these
 
 
 class DocumentsError(UserError):
@@ -73,18 +75,25 @@ def first_that_fit(
     return kept
 
 
-def as_many_as_fit(
-    passages: Sequence[Passage], tokenizer: Tokenizer, config: DocumentsConfig
-) -> list[Passage]:
-    """Passages in order, but for those that are too much beside the ones before them."""
+def metadata_that_fits(
+    passages: Sequence[Passage],
+    tokenizer: Tokenizer,
+    config: DocumentsConfig,
+    beside_documents: bool,
+) -> tuple[list[Passage], str | None]:
+    """As much of a photo's metadata as a model reads at once, beside documents half of that; a sentence on the rest."""
+    most = max(config.most // 2, 1) if beside_documents else config.most
     kept: list[Passage] = []
     parts = 0
     for passage in passages:
         own = len(_parts(passage, tokenizer, config.length))
-        if parts + own <= config.most:
+        if parts + own <= most:
             kept.append(passage)
             parts += own
-    return kept
+    left = dict.fromkeys(passage.source for passage in passages if passage not in kept)
+    if not left:
+        return kept, None
+    return kept, f"of the metadata {most} passages are read at once; left out: {', '.join(left)}"
 
 
 def fitting(
@@ -126,10 +135,16 @@ def _parts(
 
 def may_be_there(question: str, passages: Sequence[Passage]) -> bool:
     """Whether a passage has all the words that a question asks by, so that its answer may stand there."""
-    asked = {_stem(word) for word in telling_words(question) if word not in _ASKING.split()}
+    asked = {_stem(word) for word in telling_words(question) if word not in ASKING_WORDS}
     return bool(asked) and any(
         asked <= {_stem(word) for word in telling_words(passage.text)} for passage in passages
     )
+
+
+def stands_in(text: str, passages: Sequence[Passage]) -> bool:
+    """Whether a passage has a text's words and signs in a row, whatever its capitals and spaces."""
+    parts = re.findall(r"\w+|[^\w\s]", text)
+    return bool(_places(r"\s*".join(re.escape(part) for part in parts), passages))
 
 
 def _stem(word: str) -> str:

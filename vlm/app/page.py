@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.processing_utils import save_pil_to_cache
@@ -31,7 +31,10 @@ from vlm.folder.metadata_passages import read_metadata
 from vlm.follow_ups import Turn, follow_up
 from vlm.images import ImageError
 from vlm.images.frame import pixel_steps
-from vlm.passages_beside import as_many_as_fit
+from vlm.passages_beside import metadata_that_fits
+
+if TYPE_CHECKING:  # an index needs packages of an extra
+    from vlm.documents.index import Index
 
 DISPLAY_SIZE = 1280  # pixels of the longer side of the copy that the browser shows
 HEAT_SIZE = 320  # and of the heatmaps that the page draws: more than twice the patches of any encoder's side
@@ -229,19 +232,13 @@ def answer(
         also: Sequence[Passage] = ()
         if metadata and image is not None and source is not None:
             also, problem = told_by_file(captioner, source, name, bool(len(page.shelf)))
-        if index is not None and len(index):
+        beside = image or captioner.without_photo
+        if also or (index is not None and len(index)):
             with page.at(turn):
-                searching = engine.call(
-                    page, lambda: (image or captioner.without_photo).look_up(index, question, also)
-                )
+                searching = engine.call(page, lambda: put_beside(beside, question, index, also))
             for before in engine.line(searching):
                 yield page.view(turn, busy="searching", before=before)
             beside = searching.result()
-        else:
-            assert image is not None
-            alone = image
-            with page.at(turn):
-                beside = engine.call(page, lambda: alone.beside(also)).result() if also else alone
         with page.at(turn):
             asking = engine.ask(page, beside, question)
     except UserError as error:
@@ -258,21 +255,29 @@ def answer(
         yield page.view(turn, message=problem)
 
 
+def put_beside(
+    image: EncodedImage, question: str, index: Index | None, also: Sequence[Passage]
+) -> EncodedImage:
+    """An image beside the passages `also`, and those of an index that a question is best answered from."""
+    if index is None or not len(index):
+        return image.beside(also)
+    return image.look_up(index, question, also)
+
+
 def told_by_file(
     captioner: Captioner, source: Path, name: str, beside_documents: bool
 ) -> tuple[list[Passage], str | None]:
-    """As much of what a photo's file says as a model reads, beside documents half of that, and what was left out.
+    """As much of what a photo's file says as a model reads, and a sentence on what is left out.
 
     Raises MetadataError where packages are missing, and DocumentsError where the model reads no passages.
     """
     config = captioner.reading
     found = read_metadata(source, names=False)
-    room = replace(config, most=max(config.most // 2, 1)) if beside_documents else config
-    kept = as_many_as_fit(found.passages, captioner.tokenizer, room)
-    left = ", ".join(passage.source for passage in found.passages if passage not in kept)
-    problems = [*found.problems, *([f"there was no room for {left}"] if left else [])]
-    told = sentence("; ".join(problems).replace(str(source), f"“{name}”"))
-    return kept, told if problems else None
+    kept, left_out = metadata_that_fits(
+        found.passages, captioner.tokenizer, config, beside_documents
+    )
+    problems = "; ".join([*found.problems, *([left_out] if left_out else [])])
+    return kept, sentence(problems.replace(str(source), f"“{name}”")) if problems else None
 
 
 def finishing(engine: Engine, page: Page, answer: Answer, turn: int) -> Iterator[View]:

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -163,19 +162,15 @@ def _metadata(image: Path) -> list[Passage]:
 def _those_that_fit(
     captioner: Captioner, told: list[Passage], beside_documents: bool
 ) -> list[Passage]:
-    """As much of the metadata as the model reads at once, beside documents half of it; what is left out is told."""
+    """As much of the metadata as the model reads at once; what is left out is told."""
     config = captioner.model.config.documents
     if config is None or not told:
         return told
-    from vlm.passages_beside import as_many_as_fit
+    from vlm.passages_beside import metadata_that_fits
 
-    room = replace(config, most=max(config.most // 2, 1)) if beside_documents else config
-    kept = as_many_as_fit(told, captioner.tokenizer, room)
-    if left := [passage.source for passage in told if passage not in kept]:
-        print(
-            f"of the metadata {room.most} passages are read at once; left out: {', '.join(dict.fromkeys(left))}",
-            file=sys.stderr,
-        )
+    kept, left_out = metadata_that_fits(told, captioner.tokenizer, config, beside_documents)
+    if left_out is not None:
+        print(left_out, file=sys.stderr)
     return kept
 
 
