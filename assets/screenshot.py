@@ -49,7 +49,8 @@ def main(
         page.get_by_role("button", name=example).click()
         page.locator(".key span").first.wait_for()
         ask(page, question)
-        page.locator(".caption button").get_by_text(word, exact=True).first.click()
+        chosen = page.locator(".caption button").get_by_text(word, exact=True).first
+        chosen.click()
         page.mouse.move(0, 0)
         page.screenshot(path=folder / "assets" / "screenshot.png")
 
@@ -66,9 +67,13 @@ def main(
         ask(page, "a cat on the grass")
         page.screenshot(path=folder / "docs" / "app.jpg", quality=85)
 
+        chosen.click()  # which questions have taken the place of
         page.get_by_role("button", name="Inside").click()
         page.locator(".step").nth(2).wait_for()
+        # The panel stays in sight as the page scrolls, and is cut off where it is higher than that.
+        page.set_viewport_size({"width": width, "height": 2 * height})
         page.locator("#vlm-panel-inside").screenshot(path=folder / "docs" / "inside.png")
+        page.set_viewport_size({"width": width, "height": height})
 
         page.get_by_role("tab", name="Compare").click()
         page.get_by_role("button", name="Compare", exact=True).click()
