@@ -61,9 +61,9 @@ def load(
     if compile_it:
         model = compiled(model, chosen == Precision.int8)
     elif chosen in _HALF:
-        model = packed(model, _HALF[chosen])
+        model = packed(model, _HALF[chosen], keep=False)
     elif place.type == "cpu" and can_pack() and not gradients:
-        model = packed(model)
+        model = packed(model, keep=False)
     return Captioner(model.to(place), tokenizer)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -110,6 +110,20 @@ def given(search: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """For long imports: hardly an object of theirs is ever freed, and looking for those takes a quarter of the time.
+
+    At the end of the process again, so that what there is by then is never looked through.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def load(
     name: str | None,
     device: str,
@@ -118,12 +132,8 @@ def load(
     gradients: bool = False,
 ) -> Captioner:
     """The model that the options stand for; what `auto` was decided for is told."""
-    # Hardly an object of an import is ever freed: looking for those takes a quarter of the time, at the end again.
-    gc.disable()
-    from vlm.loading import find_precision, load
-
-    gc.freeze()
-    gc.enable()
+    with uncollected():
+        from vlm.loading import find_precision, load
     if precision == Precision.auto:
         precision, why = find_precision(precision, device, openvino, gradients)
         typer.echo(f"precision {precision}: {why}", err=True)

@@ -17,6 +17,7 @@ from vlm.cli.arguments import (
     load,
     trace_file,
     tracer_of,
+    uncollected,
 )
 from vlm.cli.failures import clear_errors, fail
 from vlm.cli.mcp import AllowFolder, AllowMediaDomains, domains
@@ -76,7 +77,8 @@ def app(
         add_account(auth_file, add_user, password)
         typer.echo(f"{auth_file} lets {add_user} in, from the next start of the app.")
         return
-    from vlm.app.launch import serve
+    with uncollected():
+        from vlm.app.launch import serve
 
     with trace_file(trace) as file:
         others = {name: load(name, device, openvino, precision) for name in compare or ()}
@@ -181,8 +183,9 @@ def serve(
         engine = stack.enter_context(Engine(captioner, tracer))
         shown = None
         if page:
-            from vlm.app.accounts import Accounts
-            from vlm.app.launch import page_application, photo_folder
+            with uncollected():
+                from vlm.app.accounts import Accounts
+                from vlm.app.launch import page_application, photo_folder
 
             stack.enter_context(photo_folder())
             accounts = None if auth_file is None else Accounts.read(auth_file)

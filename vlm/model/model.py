@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vlm.model.attention import Attention
 from vlm.model.config import ConfigError, ModelConfig
@@ -19,6 +21,28 @@ from vlm.model.tags import Tagger, Tags
 from vlm.model.vision import VisionEncoder
 
 IGNORE_INDEX = -100
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """No initial values: where a tensor has no storage, drawing them does nothing but import torch's compiler."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    with torch.device("meta"), _NothingDrawn():
+        yield
 
 
 class Adapter(nn.Module):
@@ -124,7 +148,7 @@ class VisionLanguageModel(nn.Module):
         else:
             width, detail = self.vision.width, self.vision.detail_width
             self.adapter = Adapter(config.adapter.kind, width, memory_width, detail)
-        with nullcontext() if initialise else torch.device("meta"):
+        with nullcontext() if initialise else _on_meta():
             self.tagger = None
             if (tags := config.tags) is not None:
                 width, dropout = config.decoder.width, config.decoder.dropout

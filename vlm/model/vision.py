@@ -6,7 +6,6 @@ from copy import deepcopy
 from itertools import pairwise
 from typing import Any, cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,8 +13,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vlm.images import Preprocess
 from vlm.images.frame import Interpolation
+from vlm.lean_imports import without_compiler
 from vlm.model.config import ConfigError, VisionConfig
 from vlm.model.patch_transformer import PIX2STRUCT, PatchTransformer
+
+with without_compiler():
+    import timm
 
 STRIDES = (8, 14, 16, 32)  # pixels of a patch's side, where an encoder does not say
 

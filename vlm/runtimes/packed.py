@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder, probe_pixels
-from vlm.runtimes.twin import M, fused, twin
+from vlm.runtimes.twin import M, fused, give_up, twin
 
 # What oneDNN computes while a layer's output is still in registers: its name and its algorithm.
 _FUSED = {nn.GELU: "gelu", nn.ReLU: "relu"}
@@ -100,8 +100,13 @@ def can_pack() -> bool:
     return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
 
-def packed(model: VisionLanguageModel, dtype: torch.dtype = torch.float32) -> VisionLanguageModel:
+def packed(
+    model: VisionLanguageModel, dtype: torch.dtype = torch.float32, keep: bool = True
+) -> VisionLanguageModel:
     """A model's twin whose linear layers are packed; it has no gradients, and the model stays as it was.
+
+    Without `keep` the layers of what reads and writes give up their weights one by one, as they are packed, so that at
+    no time there are two of a model in memory; of the model then only the twin can be used.
 
     In bfloat16 so is all of an encoder of convolutions. The layer of the logits stays in float32, so that words that
     are nearly as likely stay apart. In float16 it is weights alone, of all that reads and writes; the encoder, which
@@ -109,19 +114,20 @@ def packed(model: VisionLanguageModel, dtype: torch.dtype = torch.float32) -> Vi
     """
     same = twin(model)
     same.vision = _packed_vision(model.vision, torch.float32 if dtype == torch.float16 else dtype)
-    same.adapter = _packed_children(model.adapter, dtype)
+    same.adapter = _packed_children(model.adapter, dtype, keep)
     for name in ("decoder", "reader"):
         decoder = getattr(model, name)
         if decoder is None:
             continue
-        decoder = fused(decoder)
-        if name == "decoder" and decoder.head is None:
-            decoder.head = _head(decoder.token_embedding.weight, None, dtype)
+        decoder = fused(decoder, keep)
         head = getattr(decoder, "head", None)  # a reader of Florence-2 writes no words
-        decoder = _packed_children(decoder, dtype)
         if isinstance(head, nn.Linear):
             decoder.head = _head(head.weight, head.bias, dtype)
-        setattr(same, name, decoder)
+            if not keep:
+                give_up(head)
+        elif name == "decoder":
+            decoder.head = _head(decoder.token_embedding.weight, None, dtype)
+        setattr(same, name, _packed_children(decoder, dtype, keep))
     return same
 
 
@@ -129,7 +135,7 @@ def _head(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:
     return Float16Linear(weight, bias) if dtype == torch.float16 else PackedLinear(weight, bias)
 
 
-def _packed_children(module: M, dtype: torch.dtype) -> M:
+def _packed_children(module: M, dtype: torch.dtype, keep: bool = True) -> M:
     same = twin(module)
     children = [*module.named_children(), ("", None)]
     for (name, child), (following, activation) in pairwise(children):
@@ -141,7 +147,9 @@ def _packed_children(module: M, dtype: torch.dtype) -> M:
             if joined is not None:
                 same._modules[following] = nn.Identity()
         elif child is not None and not isinstance(same._modules[name], nn.Identity):
-            same._modules[name] = _packed_children(child, dtype)
+            same._modules[name] = _packed_children(child, dtype, keep)
+        if isinstance(child, nn.Linear) and not keep:
+            give_up(child)
     return same
 
 

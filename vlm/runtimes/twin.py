@@ -28,7 +28,7 @@ class FusedSelfAttention(nn.Module):
     """Self-attention that makes queries, keys and values in one product, which takes less time for few rows."""
 
     @torch.no_grad()
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, keep: bool = True) -> None:
         super().__init__()
         self.heads = attention.heads
         layers = attention.query, attention.key_value
@@ -36,6 +36,9 @@ class FusedSelfAttention(nn.Module):
         self.query_key_value = nn.Linear(*size, device="meta")
         self.query_key_value.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
         self.query_key_value.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))
+        if not keep:
+            for layer in layers:
+                give_up(layer)
         self.out = attention.out
 
     def forward(
@@ -57,12 +60,18 @@ class FusedSelfAttention(nn.Module):
 D = TypeVar("D", Decoder, JointReader)
 
 
-def fused(decoder: D) -> D:
-    """A decoder's or a joint reader's twin with fused self-attention."""
+def give_up(layer: nn.Linear) -> None:
+    """Free the weights of a layer that another stands in for, so that a model is never in memory twice."""
+    layer.weight = layer.bias = None  # type: ignore[assignment]
+
+
+def fused(decoder: D, keep: bool = True) -> D:
+    """A decoder's or a joint reader's twin with fused self-attention; without `keep` the original loses its layers."""
     same = twin(decoder)
     sublayers = [twin(cast("Sublayer", sublayer)) for sublayer in decoder.sublayers]
     for sublayer in sublayers:
         if sublayer.kind == "s":
-            sublayer.body = cast("Attention", FusedSelfAttention(cast("Attention", sublayer.body)))
+            attention = cast("Attention", sublayer.body)
+            sublayer.body = cast("Attention", FusedSelfAttention(attention, keep))
     same.sublayers = nn.ModuleList(sublayers)
     return same
