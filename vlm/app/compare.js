@@ -143,11 +143,11 @@ function retell() {
 }
 
 for (const side of [0, 1]) {
-  setting(side, "model").replaceChildren(...props.models.map((name) => make("option", name || say("own model"), { value: name })));
-  setting(side, "method").replaceChildren(...props.methods.map((name) => make("option", say(name), { value: name })));
+  setting(side, "model").replaceChildren(...given.models.map((name) => make("option", name || say("own model"), { value: name })));
+  setting(side, "method").replaceChildren(...given.methods.map((name) => make("option", say(name), { value: name })));
 }
-if (props.models.length > 1) {
-  setting(1, "model").value = props.models[1];
+if (given.models.length > 1) {
+  setting(1, "model").value = given.models[1];
   setting(1, "beams").value = 3;
 }
 retell();

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlm.app.page import HEAT_SIZE, KEPT_SIZE, Page, View, fitted, said
+from vlm.app.page import HEAT_SIZE, KEPT_SIZE, Page, View, fitted, said, steps
 from vlm.encoded_image import EncodedImage
 from vlm.engine import Engine
-from vlm.images.frame import pixel_steps
 
 
 def compare(engines: Mapping[str, Engine], page: Page, asked: Mapping[str, Any]) -> View:
@@ -41,8 +40,8 @@ def _side(engine: Engine, page: Page, side: Mapping[str, Any], question: str | N
     )
     return {
         "text": said(0, answer, answer.maps(method=side["method"])),
-        "down": pixel_steps(down),
-        "across": pixel_steps(across),
+        "down": steps(down),
+        "across": steps(across),
     }
 
 

@@ -23,7 +23,7 @@ function showCaption(caption) {
   const done = caption !== null && caption.id !== null;
   const verdict = find(".reading > .verdict");
   showVerdict(verdict, done ? caption.judgement : null);
-  verdict.hidden = !props.tellsVerdicts; // its line is kept free, or the caption would jump
+  verdict.hidden = !given.tellsVerdicts; // its line is kept free, or the caption would jump
   showKey(done ? caption : null);
   const text = done ? spoken(say("spoken caption", { text: caption.text }), caption.judgement) : "";
   if (spokenCaption.textContent !== text) spokenCaption.textContent = text;
@@ -43,7 +43,7 @@ function showKey(caption) {
 function makeRoom(yes) {
   element.classList.toggle("has-photo", yes);
   for (const part of [picture, find(".controls")]) part.hidden = !yes;
-  find(".reading").hidden = !yes && !props.documentKinds.length;
+  find(".reading").hidden = !yes && !given.documentKinds.length;
 }
 
 /** Show the first photo before the server has it, so that nothing moves when it does. */
@@ -170,7 +170,7 @@ document.addEventListener("drop", (event) => {
   sendFirst(event.dataTransfer.files);
 });
 
-for (const [index, { name, thumbnail }] of props.examples.entries()) {
+for (const [index, { name, thumbnail }] of given.examples.entries()) {
   const button = document.createElement("button");
   button.type = "button";
   const image = document.createElement("img");

@@ -1,7 +1,6 @@
 """The page as one Gradio component: its template, its events, and what they call.
 
-The page draws the heatmaps itself from the small maps it is sent, so choosing a word asks nothing of the server. Its
-script and style are files beside this one, which stand one behind the other in one function and one sheet.
+The page draws the heatmaps itself from the small maps it is sent, so choosing a word asks nothing of the server.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -28,6 +27,7 @@ from vlm.app.folder_compare import agree, stop_agreeing
 from vlm.app.folder_tab import FolderPage, folder_tab
 from vlm.app.lookups import look_up, offered
 from vlm.app.page import Page, Superseded, View, answer, describe, sentence, stop
+from vlm.app.scripts import joined, script
 from vlm.app.shelf import KINDS, change_shelf
 from vlm.documents.sentence_encoder import SharedEncoder
 from vlm.engine import Cancelled, Engine
@@ -38,7 +38,6 @@ from vlm.images import is_image
 from vlm.weights.hub import bundled_folder
 
 THUMBNAIL_SIZE = 176
-FOLDER = Path(__file__).parent
 SCRIPTS = (
     "text.js",
     "heat.js",
@@ -123,7 +122,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
             stop_agreeing(engines, left)
         engine.cancel(owner_of(request))
 
-    texts = json.loads(_joined(["strings.json"]))
+    texts = json.loads(joined(["strings.json"]))
     # Files of photos are deleted after a day.
     with gr.Blocks(
         title="vlm", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
@@ -132,37 +131,43 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
         with gr.Tab("Look", elem_id="vlm-look"):
             viewer = gr.HTML(
                 page.value.view(turn=0),
-                html_template=_joined(["component.html"]),
-                css_template=_joined(STYLES),
-                js_on_load=_joined(SCRIPTS),
+                html_template="",
+                js_on_load=script(
+                    "component.html",
+                    STYLES,
+                    SCRIPTS,
+                    strings=texts,
+                    documentKinds=document_kinds(engine),
+                    readsMetadata=importlib.util.find_spec("pyexiv2") is not None,
+                    methods=offered([engine]),
+                    heads=_heads(engine),
+                    tellsVerdicts=engine.captioner.model.config.verdict is not None,
+                    examples=[
+                        {"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples
+                    ],
+                    colours=_colours(),
+                    leastPeak=LEAST_PEAK,
+                ),
                 apply_default_css=False,
                 server_functions=[look, shelve],
-                strings=texts,
-                documentKinds=document_kinds(engine),
-                readsMetadata=importlib.util.find_spec("pyexiv2") is not None,
-                methods=offered([engine]),
-                heads=_heads(engine),
-                tellsVerdicts=engine.captioner.model.config.verdict is not None,
-                examples=[
-                    {"name": _title(path), "thumbnail": _thumbnail(path)} for path in examples
-                ],
-                colours=_colours(),
-                leastPeak=LEAST_PEAK,
             )
         with gr.Tab("Folder", elem_id="vlm-folder"):
             folder = folder_tab(engine, blocks, texts)
         with gr.Tab("Compare", elem_id="vlm-compare"):
             comparison = gr.HTML(
-                html_template=_joined(["compare.html"]),
-                css_template=_joined(["compare.css"]),
-                js_on_load=_joined(["text.js", "heat.js", "compare.js", "folder_compare.js"]),
+                html_template="",
+                js_on_load=script(
+                    "compare.html",
+                    ["compare.css"],
+                    ["text.js", "heat.js", "compare.js", "folder_compare.js"],
+                    strings=texts,
+                    methods=offered(engines.values()),
+                    models=list(engines),
+                    colours=_colours(),
+                    leastPeak=LEAST_PEAK,
+                ),
                 apply_default_css=False,
                 server_functions=[compare],
-                strings=texts,
-                methods=offered(engines.values()),
-                models=list(engines),
-                colours=_colours(),
-                leastPeak=LEAST_PEAK,
             )
         for listen, act, outputs in (
             (comparison.agree, on_agree, comparison),
@@ -256,11 +261,6 @@ def _told(views: Iterator[View]) -> Iterator[View]:
     except Exception:
         log.exception("the app failed to compare on a folder")
         yield {"message": "defect"}
-
-
-def _joined(names: Sequence[str]) -> str:
-    """Files of this folder, one behind the other."""
-    return "\n".join((FOLDER / name).read_text("utf-8") for name in names)
 
 
 def _heads(engine: Engine) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder
 
 from vlm.app.folder_files import TABLES, example, taken_in, written
 from vlm.app.folder_rows import Change, Query, Row, Sheet, SheetError
+from vlm.app.scripts import script
 from vlm.engine import Cancelled, Engine
 from vlm.errors import UserError
 from vlm.folder.beside import Existing
@@ -142,18 +143,15 @@ def folder_tab(engine: Engine, blocks: gr.Blocks, strings: View) -> gr.State:
     The state holds what each visitor's tab has.
     """
     pages: WeakValueDictionary[str | None, FolderPage] = WeakValueDictionary()  # by session
-    here = Path(__file__)
     page = gr.State(FolderPage())
     table = gr.HTML(
         page.value.view() | {"version": 0},  # older than each session's first
-        html_template=here.with_suffix(".html").read_text("utf-8"),
-        css_template=here.with_suffix(".css").read_text("utf-8"),
-        js_on_load="\n".join(
-            (here.parent / name).read_text("utf-8") for name in ("text.js", "folder_tab.js")
+        html_template="",
+        js_on_load=script(
+            "folder_tab.html", ["folder_tab.css"], ["text.js", "folder_tab.js"], strings=strings
         ),
         apply_default_css=False,
         elem_id="vlm-folder-table",
-        strings=strings,
     )
     handlers: dict[str, Callable[[Engine, FolderPage, gr.EventData], Iterator[View]]] = {
         "bring": bring,

@@ -1,5 +1,5 @@
 const words32 = (colours) => new Uint32Array(Uint8Array.from(colours.flat()).buffer);
-const palette = words32(props.colours); // as pixels, from no attention to the most
+const palette = words32(given.colours); // as pixels, from no attention to the most
 const [outlineColour] = words32([[255, 209, 64, 255]]);
 const LEVEL = 0.5; // of its peak: where an outline runs around a map
 
@@ -14,7 +14,7 @@ function rangeOf(map) {
  * A map (h, w) at each pixel of the heatmap, row by row, as the server's overlays spread it; NaN where the model did not
  * look. `down` and `across` are which patches its rows and columns draw on, see `Page` in page.py.
  */
-function spreadOut(map, { down, across }) {
+function spreadOut(map, down, across) {
   const wide = map.map((row) =>
     Float32Array.from(across, (step) => {
       if (!step) return NaN;
@@ -36,13 +36,14 @@ function spreadOut(map, { down, across }) {
 /** The pixels of a map's heat, or of its outline. */
 function paintedHeat(map, style, spread) {
   const { mean, peak } = rangeOf(map);
-  const [width, height] = [spread.across.length, spread.down.length];
+  const [down, across] = [JSON.parse(spread.down), JSON.parse(spread.across)];
+  const [width, height] = [across.length, down.length];
   const image = new ImageData(width, height);
   if (!mean) return image;
-  const values = spreadOut(map, spread);
+  const values = spreadOut(map, down, across);
   const pixels = new Uint32Array(image.data.buffer);
   if (style === "heat") {
-    const scale = (palette.length - 1) / mean / Math.max(props.leastPeak, peak);
+    const scale = (palette.length - 1) / mean / Math.max(given.leastPeak, peak);
     for (let i = 0; i < values.length; i += 1)
       if (!Number.isNaN(values[i])) pixels[i] = palette[Math.round(values[i] * scale)];
     return image;
@@ -62,13 +63,13 @@ function drawHeat(canvas, map, style, spread) {
   canvas.width = image.width;
   canvas.height = image.height;
   canvas.getContext("2d").putImageData(image, 0, 0);
-  const top = Math.max(props.leastPeak, rangeOf(map).peak);
+  const top = Math.max(given.leastPeak, rangeOf(map).peak);
   return say("times average", { times: top.toFixed(1) });
 }
 
 /** Where a map has its maximum, in words. */
 function placeOf(map) {
-  if (rangeOf(map).peak < props.leastPeak) return say("place all");
+  if (rangeOf(map).peak < given.leastPeak) return say("place all");
   const flat = map.flat();
   const best = flat.indexOf(Math.max(...flat));
   const columns = map[0].length;
@@ -80,6 +81,6 @@ function placeOf(map) {
 
 /** The colour scale as a gradient. */
 function colourScale() {
-  const stops = props.colours.map(([red, green, blue, alpha]) => `rgb(${red} ${green} ${blue} / ${alpha / 255})`);
+  const stops = given.colours.map(([red, green, blue, alpha]) => `rgb(${red} ${green} ${blue} / ${alpha / 255})`);
   return `linear-gradient(to right, ${stops.join(", ")})`;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import numpy as np
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -53,9 +55,9 @@ class Page:
     `key` is known to that tab alone: by it, its look-ups find the page. `answers` are entries of the conversation, see
     `vlm.app.entries`, and `texts` what the model said or was told, by the number that the tab names it by.
 
-    A photo has the rows and columns of its heatmaps' pixels as what each draws on, `Frame.spread` in short: the first
-    of two neighbouring patches and the second's share, or None where the photo was not seen; `box` is what was seen, as
-    shares of its sides, and `grid` the patches that divide it.
+    A photo has the rows and columns of its heatmaps' pixels as what each draws on, `Frame.spread` in short and as JSON:
+    the first of two neighbouring patches and the second's share, or null where the photo was not seen; `box` is what
+    was seen, as shares of its sides, and `grid` the patches that divide it.
     """
 
     def __init__(self) -> None:
@@ -120,8 +122,8 @@ class Page:
             "name": name,
             "width": frame.width,
             "height": frame.height,
-            "down": pixel_steps(down),
-            "across": pixel_steps(across),
+            "down": steps(down),
+            "across": steps(across),
             "box": [left, top, right, bottom],
             "grid": list(grid),
         }
@@ -367,6 +369,11 @@ def _around(place: Place) -> Sequence[tuple[float, float]]:
         return place.corners
     left, top, right, bottom = place.box
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def steps(shares: np.ndarray) -> str:
+    """A heatmap's rows or columns as JSON: Gradio copies a value number by number, and a text at once."""
+    return json.dumps(pixel_steps(shares))
 
 
 def rows(weights: Tensor) -> list[list[float]]:

@@ -107,7 +107,7 @@ function stepPicture(name, values) {
   values.flat().forEach((value, i) => {
     if (value === null) return;
     const level = most > low ? (value - low) / (most - low) : 0;
-    const [red, green, blue] = props.colours[Math.round(255 * level)];
+    const [red, green, blue] = given.colours[Math.round(255 * level)];
     image.data.set([red, green, blue, 255], 4 * i);
   });
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -136,7 +136,7 @@ function numbered(count, first = []) {
 }
 
 function fillChoices() {
-  const { layers, heads, alignment } = props.heads;
+  const { layers, heads, alignment } = given.heads;
   const any = () => make("option", say(alignment.length ? "all" : "every"), { value: "" });
   for (const panel of ["inside", "more"]) {
     const first = () => (panel === "more" ? [any()] : []);
@@ -146,9 +146,9 @@ function fillChoices() {
   const [layer, head] = alignment.at(-1) ?? [layers - 1, 0];
   find("#vlm-panel-inside .layer").value = layer;
   find("#vlm-panel-inside .head").value = head;
-  find(".method").replaceChildren(...props.methods.map((name) => make("option", say(name), { value: name })));
+  find(".method").replaceChildren(...given.methods.map((name) => make("option", say(name), { value: name })));
   find(".language").replaceChildren(
-    ...languages.map((tag) => make("option", props.strings[tag].name, { value: tag, lang: tag })),
+    ...languages.map((tag) => make("option", given.strings[tag].name, { value: tag, lang: tag })),
   );
   find(".language").value = language;
   showMethod();

@@ -38,7 +38,7 @@ function drawn(cells) {
 
 /** Light up the words that drew on some cells, the strongest most. */
 function light(found) {
-  const most = Math.max(props.leastPeak, found[0]?.times ?? 0);
+  const most = Math.max(given.leastPeak, found[0]?.times ?? 0);
   for (const { button, times } of found) {
     button.classList.toggle("lit", times > 1);
     button.style.setProperty("--light", times > 1 ? times / most : 0);

@@ -66,7 +66,7 @@ function savePicture() {
 function saveJson() {
   const { photo: shown, caption, answers } = props.value;
   const { name, width, height, box, grid: cells } = shown;
-  const kept = { photo: { name, width, height, box, grid: cells }, method: props.methods[0], caption, conversation: answers };
+  const kept = { photo: { name, width, height, box, grid: cells }, method: given.methods[0], caption, conversation: answers };
   download(`${nameOf()}.json`, new Blob([JSON.stringify(kept)], { type: "application/json" }));
 }
 

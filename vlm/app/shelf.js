@@ -2,11 +2,11 @@ const shelf = find(".shelf");
 let known = false; // whether the server has told this page its key, which it does with the first reply
 let waiting = []; // documents that came before
 
-shelf.hidden = !props.documentKinds.length;
-find(".metadata").hidden = !props.readsMetadata;
-find(".documents").accept = props.documentKinds.join();
+shelf.hidden = !given.documentKinds.length;
+find(".metadata").hidden = !given.readsMetadata;
+find(".documents").accept = given.documentKinds.join();
 
-const isDocument = ({ name }) => props.documentKinds.some((kind) => name.toLowerCase().endsWith(kind));
+const isDocument = ({ name }) => given.documentKinds.some((kind) => name.toLowerCase().endsWith(kind));
 
 /** Put files on the shelf. */
 async function bring(files) {

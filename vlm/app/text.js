@@ -1,11 +1,12 @@
-// Gradio calls this with (element, trigger, props, server, upload, watch) once the template of the component stands: all
-// scripts of this folder are the body of one function. `props.value` is what `Page.view` in page.py says.
-"use strict";
+// Gradio calls this with (element, trigger, props, server, upload, watch): all scripts of this folder are the body of one
+// function, see scripts.py. `props.value` is what `Page.view` in page.py says, `given` has what never changes.
+element.innerHTML = given.template;
+document.head.append(make("style", `#${element.id} { ${given.style} }`));
 
 const find = (selector) => element.querySelector(selector);
 const findAll = (selector) => [...element.querySelectorAll(selector)];
 
-const languages = Object.keys(props.strings);
+const languages = Object.keys(given.strings);
 const LANGUAGE = "vlm language"; // what the browser remembers it by
 let language = [localStorage.getItem(LANGUAGE), ...navigator.languages.map((tag) => tag.slice(0, 2)), "en"].find(
   (tag) => languages.includes(tag),
@@ -13,7 +14,7 @@ let language = [localStorage.getItem(LANGUAGE), ...navigator.languages.map((tag)
 
 /** A text of strings.json in the language of the page; what is none of its keys is said as it is. */
 function say(key, values = {}) {
-  const text = props.strings[language][key] ?? props.strings.en[key] ?? key;
+  const text = given.strings[language][key] ?? given.strings.en[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 

@@ -4,7 +4,7 @@ const MIDDLE = 0.4;
 const EFFECT = 0.25; // nats: below that the photo did nothing for a word
 const STEP_MS = 900; // a word while all are played
 
-const look = { method: props.methods[0], layer: null, head: null, style: "heat" };
+const look = { method: given.methods[0], layer: null, head: null, style: "heat" };
 const fetched = new Map(); // maps by other methods: a key of `mapsKey` -> { question, words } or a promise of it
 const wordOf = new WeakMap(); // button -> { text, probability, map, effect, id, index, role }
 let pinned = null; // the word that was chosen
@@ -68,7 +68,7 @@ function choose(button) {
 }
 
 const mapsKey = (id) => [id, look.method, look.layer, look.head].join("/");
-const isPlain = () => look.method === props.methods[0] && look.layer === null && look.head === null;
+const isPlain = () => look.method === given.methods[0] && look.layer === null && look.head === null;
 
 /** A word's map by the chosen method: null while it is being asked for, and all 0 where no patch has a share of it. */
 function mapOf(button) {
