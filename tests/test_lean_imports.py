@@ -29,8 +29,8 @@ assert asked("cpu") == is_compile_supported("cpu") and counters
 """
 MARKED = """
 import sys, torch
-from vlm.lean_imports import without_compiler
-with without_compiler():
+from vlm.lean_imports import lean_timm
+with lean_timm():
     @torch.compiler.disable
     def twice(x):
         "Two."
@@ -50,22 +50,22 @@ assert len(graphs) == 2, "what is marked breaks the graph"
 """
 WITHIN = """
 import sys
-from vlm.lean_imports import without_compiler
-with without_compiler():
+from vlm.lean_imports import lean_timm
+with lean_timm():
     import torch._dynamo
     from torch._dynamo.utils import counters
     real = sys.modules["torch._dynamo.utils"]
 assert sys.modules["torch._dynamo.utils"] is real and real.__file__
-with without_compiler():
+with lean_timm():
     assert sys.modules["torch._dynamo.utils"] is real
 """
 FAILED = """
 import sys
-from vlm.lean_imports import without_compiler
+from vlm.lean_imports import lean_timm
 import torch
 disable = torch.compiler.disable
 try:
-    with without_compiler():
+    with lean_timm():
         raise ImportError
 except ImportError:
     assert torch.compiler.disable is disable and "torch._dynamo.utils" not in sys.modules
@@ -78,6 +78,8 @@ ast.get_source_segment = lambda *args: read.append(args) or source(*args)
 import vlm.app
 import gradio
 assert not read, "a component's source was read"
+assert "mcp" not in sys.modules
+import vlm.server.mcp_tools
 assert inspect.getfile is find
 assert callable(gradio.Image.upload) and gradio.Image.EVENTS
 assert inspect.getfile(gradio.Image).endswith("image.py")

@@ -3,7 +3,8 @@
 Importing timm imports torch's compiler twice over, a quarter of the time of `vlm caption` and 140 MB: torchvision asks
 `torch._dynamo.utils` for one function that it may never call, and timm marks a few functions that are not to be
 compiled. Importing Gradio has it write stubs of its components for editors into its own folder, half of the time it
-takes. Nothing is lost: who compiles a model has the compiler and all marks.
+takes, and import `mcp`, where that is installed, a sixth. Nothing is lost: who compiles a model has the compiler and
+all marks, and who imports `mcp` has that.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _take_away_stand_in() -> None:
 
 
 @contextmanager
-def without_compiler() -> Iterator[None]:
+def lean_timm() -> Iterator[None]:
     """For the first import of timm: `torch._dynamo` is imported later, by what uses it."""
     if _UTILS in sys.modules:
         yield
@@ -80,8 +81,11 @@ def _later(disable: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def without_stubs() -> Iterator[None]:
-    """For the first import of Gradio: it writes no stubs of components whose source file it cannot find."""
+def lean_gradio() -> Iterator[None]:
+    """For the first import of Gradio: it writes no stubs of components whose source file it cannot find.
+
+    And it does without `mcp`, which is for servers of agents that it would start itself.
+    """
     find = inspect.getfile
 
     def getfile(thing: Any) -> str:
@@ -89,8 +93,15 @@ def without_stubs() -> Iterator[None]:
             raise OSError(f"no stubs of {thing}")
         return find(thing)
 
-    with _in_place_of(inspect, "getfile", getfile):
-        yield
+    absent = "mcp" not in sys.modules
+    if absent:
+        sys.modules["mcp"] = None  # type: ignore[assignment]  # an import of it fails, as where it is not installed
+    try:
+        with _in_place_of(inspect, "getfile", getfile):
+            yield
+    finally:
+        if absent:
+            del sys.modules["mcp"]
 
 
 @contextmanager

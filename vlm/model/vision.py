@@ -13,11 +13,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vlm.images import Preprocess
 from vlm.images.frame import Interpolation
-from vlm.lean_imports import without_compiler
+from vlm.lean_imports import lean_timm
 from vlm.model.config import ConfigError, VisionConfig
 from vlm.model.patch_transformer import PIX2STRUCT, PatchTransformer
 
-with without_compiler():
+with lean_timm():
     import timm
 
 STRIDES = (8, 14, 16, 32)  # pixels of a patch's side, where an encoder does not say
