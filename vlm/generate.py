@@ -52,7 +52,8 @@ def stream(
     single candidate, greedy or sampled, never change once yielded; of beams those stay on which all agree.
     `calibration` changes the probabilities that words are given, and no word; `nudges`, one a prompt, change what is
     chosen, and no probability that is told.
-    A prompt that is not `wanted`, asked by its number after each token, leaves the batch with the hypotheses it has.
+    A prompt that is not `wanted`, asked by its number after each token, leaves the batch with the hypotheses it has, and
+    so do prompts that are done, as soon as they are a quarter of it: to leave costs the others a copy of their memory.
     Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
     """
     room = decoder.config.max_length - max(len(prompt) for prompt in prompts)
@@ -87,7 +88,10 @@ def stream(
         for prompt, hypotheses in zip(active, step):
             results[prompt] = hypotheses
         yield list(results)
-        places = [place for place, prompt in enumerate(active) if wanted(prompt)]
+        done = [all(hypothesis.finished for hypothesis in results[prompt]) for prompt in active]
+        if 4 * sum(done) < len(active):
+            done = [False] * len(active)
+        places = [i for i, prompt in enumerate(active) if not done[i] and wanted(prompt)]
         going = None if len(places) == len(active) else places
         active = [active[place] for place in places]
 

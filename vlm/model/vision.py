@@ -134,10 +134,11 @@ def default_preprocess(name: str, size: tuple[int, int] | None = None) -> Prepro
     )
 
 
-def probe_pixels(encoder: VisionEncoder) -> Tensor:
-    """Random pixels `(1, 3, H, W)` in the encoder's input size, the same each time."""
+def probe_pixels(encoder: VisionEncoder, part: int = 1) -> Tensor:
+    """Random pixels `(1, 3, H, W)` in the encoder's input size, or a part of its sides, the same each time."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, 3, *encoder.config.preprocess.size, generator=generator)
+    height, width = encoder.config.preprocess.size
+    return torch.randn(1, 3, height // part, width // part, generator=generator)
 
 
 @torch.no_grad()
@@ -161,9 +162,10 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
     The copy is checked against the original on random pixels; an encoder whose modules do not run in the order of
     their definition is returned as it was, and so is one whose only convolution makes the patches.
     """
+    encoder.eval()
     if sum(isinstance(module, nn.Conv2d) for module in encoder.modules()) < 2:
-        return encoder.eval()
-    copy = deepcopy(encoder).eval()
+        return encoder
+    copy = deepcopy(encoder)
     for module in copy.modules():
         children = list(module.named_children())
         for (_, convolution), (name, norm) in pairwise(children):
