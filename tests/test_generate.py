@@ -319,6 +319,40 @@ def test_a_prompt_that_is_not_wanted_leaves_the_batch_and_the_others_do_not_noti
     assert seen[-1][0] == seen[1][0]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"beams": 3}, {"sample": True, "seed": 1}, {"sample": True, "seed": 1, "candidates": 2}],
+)
+def test_prompts_that_are_done_leave_the_batch_and_the_others_do_not_notice(options, monkeypatch):
+    decoder = make()
+    projected = project(decoder, 8)
+    logits, forward, rows = decoder.logits, decoder.forward, []
+
+    def eager(hidden):  # to end, or no text of random weights does
+        return logits(hidden) + 2.5 * torch.eye(logits(hidden).shape[-1])[END]
+
+    def counted(ids, *rest, **named):
+        rows.append(len(ids))
+        return forward(ids, *rest, **named)
+
+    monkeypatch.setattr(decoder, "logits", eager)
+    options = Options(max_tokens=24, **options)
+    prompts = [[START, 5 + number] for number in range(8)]
+    alone = [
+        generate(decoder, projected.select(torch.tensor([i])), [prompts[i]], END, PAD, options)[0]
+        for i in range(8)
+    ]
+    monkeypatch.setattr(decoder, "forward", counted)
+    together = generate(decoder, projected, prompts, END, PAD, options)
+    lengths = [max(len(h.ids) for h in found) for found in alone]
+    assert len(set(lengths)) > 2, "they end at different lengths"
+    assert rows[0] == 8
+    assert rows[-1] <= 6 * max(options.beams, options.candidates)
+    for ours, expected in zip(together, alone, strict=True):
+        assert [h.ids for h in ours] == [h.ids for h in expected]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in expected], abs=1e-5)
+
+
 def test_a_search_that_nobody_wants_ends():
     decoder = make()
     steps = stream(

@@ -10,7 +10,7 @@ from torch import nn
 
 from vlm.captioner import Captioner
 from vlm.model.vision import VisionEncoder, folded
-from vlm.runtimes.packed import PackedLinear, can_pack, packed
+from vlm.runtimes.packed import FusedConvolution, PackedLinear, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no packed layouts on this processor")
 
@@ -70,6 +70,30 @@ def test_a_packed_model_writes_and_explains_the_same(tiny, fast, photo):
 def test_a_packed_model_can_be_copied(tiny, fast, photo):
     again = Captioner(copy.deepcopy(fast.model), tiny.tokenizer)
     assert again.encode(photo).caption().text == fast.encode(photo).caption().text
+
+
+@pytest.mark.parametrize(
+    ("name", "joined"),
+    [("tf_efficientnet_lite0", {"none", "hardtanh"}), ("efficientnet_b0", {"none", "swish"}),
+     ("mobilenetv3_small_050", {"none", "hardswish", "relu"}), ("resnet18", {"none"})],
+)  # fmt: skip
+@torch.inference_mode()
+def test_convolutions_and_their_activations_are_one(name, joined, tiny):
+    config = replace(tiny.model.config.vision, name=name)
+    config = replace(config, preprocess=replace(config.preprocess, size=(128, 96)))
+    model = copy.deepcopy(tiny.model)
+    model.vision = folded(VisionEncoder(config).eval())
+    model.adapter = nn.Identity()
+    found = packed(model).vision
+    layers = [module for module in found.modules() if isinstance(module, FusedConvolution)]
+    assert {layer.activation for layer in layers} == joined
+    assert not any(type(module) is nn.Conv2d for module in found.modules())
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for size in ((128, 96), (64, 64)):
+            pixels = torch.randn(2, 3, *size)
+            expected = model.vision(pixels)[0]
+            torch.testing.assert_close(found(pixels)[0], expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ from vlm.prompts import (
 )
 from vlm.tokenizer import Tokenizer
 
-BATCH = 8  # images encoded and decoded together
+BATCH = 16  # images encoded and decoded together
 
 
 class Captioner:

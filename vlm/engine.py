@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from vlm.answers import Answer, Word, progress, sure_text
-from vlm.captioner import BATCH, Captioner
+from vlm.captioner import Captioner
 from vlm.encoded_image import EncodedImage, Took
 from vlm.errors import UserError
 from vlm.generate import Hypothesis
@@ -25,6 +25,7 @@ from vlm.trace import Tracer
 
 T = TypeVar("T")
 
+TURN = 8  # requests, or photos of one request, at a time: more would keep those who wait from a first word
 LINE_SECONDS = 1.0  # between two looks at a line in which nobody moves up
 
 Cancelled = CancelledError
@@ -275,7 +276,7 @@ class Engine:
             return self._running
 
     def _companions(self, first: Job[Any]) -> Iterator[Job[Any]]:
-        for _ in range(BATCH - 1):
+        for _ in range(TURN - 1):
             if first.kind is not None and (job := self._take(lambda job: job.kind == first.kind)):
                 yield job
 

@@ -52,8 +52,8 @@ def stream(
     single candidate, greedy or sampled, never change once yielded; of beams those stay on which all agree.
     `calibration` changes the probabilities that words are given, and no word; `nudges`, one a prompt, change what is
     chosen, and no probability that is told.
-    A prompt that is not `wanted`, asked by its number after each token, leaves the batch with the hypotheses it has, and
-    so do prompts that are done, as soon as they are a quarter of it: to leave costs the others a copy of their memory.
+    A prompt that is not `wanted`, asked by its number after each token, leaves the batch with the hypotheses it has. So
+    do prompts that are done, as soon as they are a quarter of it: leaving costs the others a copy of their memory.
     Runs without a graph. Raises ValueError when a prompt leaves no room for a word.
     """
     room = decoder.config.max_length - max(len(prompt) for prompt in prompts)

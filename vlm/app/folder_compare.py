@@ -14,7 +14,7 @@ from PIL import Image
 from vlm.answers import Answer
 from vlm.app.folder_tab import FolderPage, View, served_file
 from vlm.captioner import Captioner
-from vlm.engine import Cancelled, Engine
+from vlm.engine import TURN, Cancelled, Engine
 from vlm.folder.pipeline import in_batches
 
 MOST_SHOWN = 100  # rows on the page, those that agree least; the file has all
@@ -101,7 +101,7 @@ def _said(
     engine = engines[side["model"]]
     captioner = engine.captioner
     work = partial(_answers, captioner, question, side["beams"])
-    yield from in_batches(captioner, lambda f: engine.call(owner, f), photos, work, problems)
+    yield from in_batches(captioner, lambda f: engine.call(owner, f), photos, work, problems, TURN)
 
 
 def _answers(

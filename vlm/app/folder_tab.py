@@ -19,7 +19,7 @@ from gradio.utils import get_upload_folder
 from vlm.app.folder_files import TABLES, example, taken_in, written
 from vlm.app.folder_rows import Change, Query, Row, Sheet, SheetError
 from vlm.app.scripts import script
-from vlm.engine import Cancelled, Engine
+from vlm.engine import TURN, Cancelled, Engine
 from vlm.errors import UserError
 from vlm.folder.beside import Existing
 from vlm.folder.photo_metadata import Place
@@ -275,6 +275,7 @@ def _captioned(
         lambda work: engine.call(owner, lambda: engine.traced(work(), chosen)),
         of_path,
         problems,
+        size=TURN,
         **options,
     )
     for done, (path, answer) in enumerate(found, start=1):

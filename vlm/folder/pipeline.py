@@ -41,6 +41,7 @@ def caption_files(
     files: Iterable[str],
     problems: list[str],
     pairs: Path | None = None,
+    size: int | None = None,
     **options: Any,
 ) -> Iterator[tuple[str, Answer]]:
     """Each readable file with its caption, in order; `options` are those of `vlm.Options`. See `in_batches`.
@@ -50,7 +51,7 @@ def caption_files(
     work = partial(captioner.caption, **options)
     if pairs is not None:
         work = partial(_captions_beside, captioner, pairs, choose(CAPTION, options))
-    yield from in_batches(captioner, submit, files, work, problems)
+    yield from in_batches(captioner, submit, files, work, problems, size)
 
 
 def _captions_beside(
@@ -69,16 +70,19 @@ def in_batches(
     files: Iterable[str],
     work: Callable[[Sequence[Photo]], Sequence[T]],
     problems: list[str],
+    size: int | None = None,
 ) -> Iterator[tuple[str, T]]:
-    """Each readable file with what `work` makes of its photo, in order.
+    """Each readable file with what `work` makes of its photo, in order; `size` photos at a time, by default `BATCH`.
 
     `submit` begins the work on a batch elsewhere, such as in one of `model_threads` or in the engine. Two batches are
     under way at a time while the next is read, so however many files there are, so many pictures are in memory. A
     sentence on each file that cannot be read is added to `problems`.
     """
+    from vlm.captioner import BATCH
+
     running: deque[tuple[list[str], Running[Sequence[T]]]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
-        for batch in _batches(captioner, readers, files, problems):
+        for batch in _batches(captioner, readers, files, problems, size or BATCH):
             photos = [photo for _, photo in batch]
             running.append(([path for path, _ in batch], submit(partial(work, photos))))
             del photos, batch  # not kept while the next batch is read
@@ -112,18 +116,20 @@ def model_threads(captioner: Captioner, shared: bool = True) -> Iterator[Submit]
 
 
 def _batches(
-    captioner: Captioner, readers: Executor, files: Iterable[str], problems: list[str]
+    captioner: Captioner,
+    readers: Executor,
+    files: Iterable[str],
+    problems: list[str],
+    size: int,
 ) -> Iterator[list[tuple[str, Photo]]]:
     """Readable files and their photos, as many as are captioned together."""
-    from vlm.captioner import BATCH
-
     batch: list[tuple[str, Photo]] = []
-    for path, photo in ahead(readers, partial(_read, captioner), files, 2 * BATCH):
+    for path, photo in ahead(readers, partial(_read, captioner), files, 2 * size):
         if isinstance(photo, str):
             problems.append(photo)
             continue
         batch.append((path, photo))
-        if len(batch) == BATCH:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:
