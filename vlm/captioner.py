@@ -52,6 +52,9 @@ from vlm.prompts import (
 from vlm.tokenizer import Tokenizer
 
 BATCH = 16  # images encoded and decoded together
+# Of these a CPU encodes so many at a time: the activations of more leave its caches, and are so large that their memory
+# is asked of the system, and filled with zeros by it, for each layer anew.
+ENCODED = 4
 
 
 class Captioner:
@@ -141,7 +144,7 @@ class Captioner:
 
     @torch.inference_mode()
     def encode_all(self, sources: Sequence[ImageSource | Photo]) -> list[EncodedImage]:
-        """Encode several images, read or not, in one batch."""
+        """Encode several images, read or not, in batches."""
         if not sources:
             return []
         photos = [s if isinstance(s, Photo) else self.read(s) for s in sources]
@@ -149,7 +152,9 @@ class Captioner:
             return [self._unasked(photo) for photo in photos]
         if self.preprocess.fit == "patches":  # each has a size of its own
             return [self._encoded([photo])[0] for photo in photos]
-        return self._encoded(photos)
+        size = ENCODED if self.model.device.type == "cpu" else len(photos)
+        parts = (photos[start : start + size] for start in range(0, len(photos), size))
+        return [image for part in parts for image in self._encoded(part)]
 
     @torch.inference_mode()
     def painted(self, image: EncodedImage, question: str) -> EncodedImage:
