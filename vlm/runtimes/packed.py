@@ -64,16 +64,15 @@ class PackedLinear(nn.Module):
         return copy(self)  # the layout has no copy, and nothing ever changes it
 
 
-class FusedConvolution(nn.Module):
+class FusedConvolution(nn.Conv2d):
     """`nn.Conv2d`, and an activation behind it, by oneDNN: torch itself takes a slower way at 1 x 1 and one thread.
 
     There are no gradients.
     """
 
     def __init__(self, layer: nn.Conv2d, activation: nn.Module | None = None) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self.places = layer.padding, layer.stride, layer.dilation, layer.groups
+        nn.Module.__init__(self)
+        self.__dict__.update(twin(layer).__dict__)  # encoders ask a layer for its stride and more
         self.activation = "none" if activation is None else _FUSED_IN_CONVOLUTIONS[type(activation)]
         self.range = (
             [activation.min_val, activation.max_val] if isinstance(activation, nn.ReLU6) else []
@@ -82,7 +81,16 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *self.places, self.activation, self.range, self.algorithm
+            x,
+            self.weight,
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            self.activation,
+            self.range,
+            self.algorithm,
         )
 
 
