@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from vlm.captioner import Captioner
 from vlm.cli import app
-from vlm.engine import Engine, Job
+from vlm.engine import TURN, Engine, Job
 from vlm.folder.pipeline import caption_files
 from vlm.server.api_keys import ApiKeys, KeyFileError, add_key
 from vlm.server.settings import Settings
@@ -304,19 +304,19 @@ def test_programs_do_not_wait_for_a_folder(tiny: Captioner, tmp_path: Path) -> N
             def submit(work: Callable[[], Any]) -> Job[Any]:
                 return engine.call("folder", work)
 
-            for _ in caption_files(tiny, submit, files, []):
+            for _ in caption_files(tiny, submit, files, [], size=TURN):
                 done += 1
                 if stop.is_set():
                     return
 
         thread = threading.Thread(target=folder)
         thread.start()
-        until(lambda: done >= 8)
+        until(lambda: done >= TURN)
         before = done
         for _ in range(3):
             assert client(address).chat.completions.create(**body()).choices
         passed = done - before
         stop.set()
         thread.join()
-        assert passed <= 3 * 5 * 8
+        assert passed <= 3 * 5 * TURN
         assert done < len(files)
