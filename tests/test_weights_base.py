@@ -52,13 +52,13 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@torch.no_grad()
 @pytest.fixture(autouse=True)
 def the_same_weights_each_time() -> None:
     """Of weights that chance drew a caption may have no word, and so no map."""
     torch.manual_seed(0)
 
 
+@torch.no_grad()
 def vary(model: nn.Module) -> None:
     """Norms and biases off their initial 1 and 0."""
     generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -27,7 +26,7 @@ from vlm.app.folder_compare import agree, stop_agreeing
 from vlm.app.folder_tab import FolderPage, folder_tab
 from vlm.app.lookups import look_up, offered
 from vlm.app.page import Page, Superseded, View, answer, describe, sentence, stop
-from vlm.app.scripts import joined, script
+from vlm.app.scripts import script
 from vlm.app.shelf import KINDS, change_shelf
 from vlm.documents.sentence_encoder import SharedEncoder
 from vlm.engine import Cancelled, Engine
@@ -122,7 +121,6 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
             stop_agreeing(engines, left)
         engine.cancel(owner_of(request))
 
-    texts = json.loads(joined(["strings.json"]))
     # Files of photos are deleted after a day.
     with gr.Blocks(
         title="vlm", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
@@ -136,7 +134,6 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                     "component.html",
                     STYLES,
                     SCRIPTS,
-                    strings=texts,
                     documentKinds=document_kinds(engine),
                     readsMetadata=importlib.util.find_spec("pyexiv2") is not None,
                     methods=offered([engine]),
@@ -152,7 +149,7 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                 server_functions=[look, shelve],
             )
         with gr.Tab("Folder", elem_id="vlm-folder"):
-            folder = folder_tab(engine, blocks, texts)
+            folder = folder_tab(engine, blocks)
         with gr.Tab("Compare", elem_id="vlm-compare"):
             comparison = gr.HTML(
                 html_template="",
@@ -160,7 +157,6 @@ def build(engine: Engine, others: Mapping[str, Engine] | None = None) -> gr.Bloc
                     "compare.html",
                     ["compare.css"],
                     ["text.js", "heat.js", "compare.js", "folder_compare.js"],
-                    strings=texts,
                     methods=offered(engines.values()),
                     models=list(engines),
                     colours=_colours(),

@@ -137,19 +137,14 @@ class FolderPage:
         return self.thumbnails[row.path]
 
 
-def folder_tab(engine: Engine, blocks: gr.Blocks, strings: View) -> gr.State:
-    """Add the tab's contents where a page is being built; `strings` are the texts of `strings.json` by language.
-
-    The state holds what each visitor's tab has.
-    """
+def folder_tab(engine: Engine, blocks: gr.Blocks) -> gr.State:
+    """Add the tab's contents where a page is being built; the state holds what each visitor's tab has."""
     pages: WeakValueDictionary[str | None, FolderPage] = WeakValueDictionary()  # by session
     page = gr.State(FolderPage())
     table = gr.HTML(
         page.value.view() | {"version": 0},  # older than each session's first
         html_template="",
-        js_on_load=script(
-            "folder_tab.html", ["folder_tab.css"], ["text.js", "folder_tab.js"], strings=strings
-        ),
+        js_on_load=script("folder_tab.html", ["folder_tab.css"], ["text.js", "folder_tab.js"]),
         apply_default_css=False,
         elem_id="vlm-folder-table",
     )

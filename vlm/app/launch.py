@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradio as gr
+import matplotlib
 from fastapi import FastAPI
 
 from vlm.addresses import check_address, taken
@@ -118,8 +119,10 @@ def page_application(
 def _calm(blocks: gr.Blocks) -> gr.Blocks:
     """Gradio looks for work a thousand times a second, which keeps an idle processor at 5 %.
 
-    And as often for progress that is told by `gr.Progress`, which this app has not.
+    And as often for progress that is told by `gr.Progress`, which this app has not. At each event it asks for what
+    draws plots; where nobody has chosen that, all of matplotlib is imported to find out.
     """
+    matplotlib.use("agg")
     blocks._queue.sleep_when_free = POLL_SECONDS
     blocks._queue.progress_update_sleep_when_free = 3600.0
     return blocks

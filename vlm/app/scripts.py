@@ -15,12 +15,16 @@ from typing import Any
 FOLDER = Path(__file__).parent
 
 
-def joined(names: Sequence[str]) -> str:
+def _joined(names: Sequence[str]) -> str:
     """Files of this folder, one behind the other."""
     return "\n".join((FOLDER / name).read_text("utf-8") for name in names)
 
 
 def script(template: str, styles: Sequence[str], scripts: Sequence[str], **given: Any) -> str:
-    """Scripts as the body of one function, in which `given` has the template, the style and what else never changes."""
-    given |= {"template": joined([template]), "style": joined(styles)}
-    return f'"use strict";\nconst given = {json.dumps(given)};\n{joined(scripts)}'
+    """Scripts as the body of one function, in which `given` has the template, the style and what else never changes.
+
+    The texts of the page are in it as `given.strings`, by language.
+    """
+    strings = json.loads(_joined(["strings.json"]))
+    given |= {"template": _joined([template]), "style": _joined(styles), "strings": strings}
+    return f'"use strict";\nconst given = {json.dumps(given)};\n{_joined(scripts)}'
