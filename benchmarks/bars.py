@@ -25,7 +25,7 @@ from benchmarks.setting import (
 )
 from benchmarks.timing import Ids, Row, Side, Spread, compare, timed
 from vlm.captioner import Captioner
-from vlm.runtimes.half import can_halve, processor
+from vlm.runtimes.probes import can_halve, processor
 from vlm.weights.convert import convert
 
 LONGER = 30  # tokens of Florence-2's caption

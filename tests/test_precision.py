@@ -19,10 +19,10 @@ from vlm.cli.main import app
 from vlm.explain.method import MethodError
 from vlm.loading import find_precision
 from vlm.model.vision import VisionEncoder, folded
-from vlm.runtimes import Runtime, TextDecoder, half
-from vlm.runtimes.half import can_halve, can_take_float16, fastest
+from vlm.runtimes import Runtime, TextDecoder, probes
 from vlm.runtimes.openvino import BackendError
 from vlm.runtimes.packed import Float16Linear, HalfEncoder, PackedLinear, packed
+from vlm.runtimes.probes import can_halve, can_take_float16, fastest
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 
@@ -173,20 +173,20 @@ def test_auto_takes_16_bits_where_they_are_faster_alone(
     taken: str,
     why: str,
 ) -> None:
-    monkeypatch.setattr(half, "can_halve", lambda: True)
-    monkeypatch.setattr(half, "processor", lambda: ("A CPU", instructions))
-    monkeypatch.setattr(half, "half_speed", lambda: half_speed)
-    monkeypatch.setattr(half, "can_take_float16", lambda: float16 is not None)
-    monkeypatch.setattr(half, "float16_speed", lambda: float16)
+    monkeypatch.setattr(probes, "can_halve", lambda: True)
+    monkeypatch.setattr(probes, "processor", lambda: ("A CPU", instructions))
+    monkeypatch.setattr(probes, "half_speed", lambda: half_speed)
+    monkeypatch.setattr(probes, "can_take_float16", lambda: float16 is not None)
+    monkeypatch.setattr(probes, "float16_speed", lambda: float16)
     assert fastest() == (taken, why)
 
 
 @needs_bf16
 def test_a_probe_uses_up_no_seed() -> None:
     state = torch.get_rng_state()
-    half.half_speed.__wrapped__()
+    probes.half_speed.__wrapped__()
     if can_take_float16():
-        half.float16_speed.__wrapped__()
+        probes.float16_speed.__wrapped__()
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 import vlm
 from vlm.errors import UserError
 from vlm.model.model import VisionLanguageModel
-from vlm.runtimes.half import processor
+from vlm.runtimes.probes import processor
 
 from ..data.records import DataError
 from ..recipe.models import start_model

@@ -60,7 +60,7 @@ class Settings:
 class Job:
     """What a worker needs to know: `out` is a full path, and the worker has `cpus`, or a GPU, to itself.
 
-    `device` is "cpu", "cuda" or "auto", which the cluster's resources decide. With `openvino`, and in int8,
+    `device` is "cpu", "cuda" or "auto", which the cluster's resources decide. With `openvino`, and in 8 or 16 bits,
     the model runs on the CPUs, though there be GPUs.
     """
 
@@ -111,9 +111,9 @@ def caption_dataset(
         raise DatasetError(
             f"workers have CPUs or a GPU each: give auto, cpu or cuda, not {device!r}"
         )
-    if device == "cuda" and (openvino or precision == "int8"):
+    if device == "cuda" and openvino:
         raise DatasetError("OpenVINO runs models on the CPU here, not on cuda")
-    if device == "cuda" and precision in ("bf16", "fp16"):
+    if device == "cuda" and precision in ("bf16", "fp16", "int8"):
         raise DatasetError(f"{precision} is for models on x86 CPUs here, not on cuda")
     filesystem, inside = open_filesystem(out)
     out = full_path(filesystem, inside)

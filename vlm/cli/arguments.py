@@ -38,7 +38,8 @@ InPrecision = Annotated[
     typer.Option(
         "--precision",
         help="float32; bf16, faster on CPUs that have it, with nearly the same words; fp16, weights of half the size "
-        "on any x86 CPU; int8, on OpenVINO, a quarter of the size; or auto, what a probe finds fastest but int8.",
+        "on any x86 CPU; int8, an encoder of 8 bits, too, on one with VNNI, or with --openvino all weights of 8 bits "
+        "on any; or auto, what a probe finds fastest but int8.",
     ),
 ]
 TraceTo = Annotated[

@@ -66,8 +66,7 @@ def ask_all(
                 captioner.prompt(asked)  # what is wrong with it is told before a photo is read
                 first_tokens(captioner)
                 work = partial(yes_or_no, captioner, question=asked)
-                shared = not (openvino or precision == Precision.int8)
-                with model_threads(captioner, shared) as submit, progress_bar(todo) as taken:
+                with model_threads(captioner, not openvino) as submit, progress_bar(todo) as taken:
                     for path, said in in_batches(captioner, submit, taken, work, problems):
                         values = [asked, said.answer, round(said.yes, 4), round(said.share, 4)]
                         table.add(path, values)

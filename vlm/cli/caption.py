@@ -147,8 +147,7 @@ def caption(
                 captioner.prompt(None)
                 if pairs is not None:
                     _check_pairs(captioner, pairs)
-                shared = not (openvino or precision == Precision.int8)
-                with model_threads(captioner, shared) as submit, progress_bar(todo) as taken:
+                with model_threads(captioner, not openvino) as submit, progress_bar(todo) as taken:
                     for path, answer in caption_files(
                         captioner, submit, taken, unread, pairs, **options
                     ):

