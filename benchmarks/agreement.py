@@ -40,10 +40,13 @@ def main(
     precision: Annotated[
         Precision, typer.Option(help="What is held against float32.")
     ] = Precision.int8,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Have OpenVINO run it.")] = False,
 ) -> None:
     """Print how many next tokens of greedy captions another precision than float32 changes."""
     try:
-        count, total = changed(vlm.load(model, precision=precision), vlm.load(model), photos)
+        count, total = changed(
+            vlm.load(model, precision=precision, openvino=openvino), vlm.load(model), photos
+        )
     except (BackendError, CheckpointError, ImageError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
     print(

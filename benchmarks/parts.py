@@ -181,7 +181,7 @@ def open_clip_coca(setting: Setting) -> Iterator[Row]:
 
 
 def int8(setting: Setting) -> Iterator[Row]:
-    """Our int8 switch beside our float32, on OpenVINO as int8 is, and without it, on BLIP's weights."""
+    """Weights of 8 bits on OpenVINO beside our float32, on it and without it, on BLIP's weights."""
     peers.blip(setting.folder, setting.tiny)
     peer_options = {"float32 on OpenVINO": {"openvino": True}, "float32 without": {}}
     plain = {
@@ -189,7 +189,8 @@ def int8(setting: Setting) -> Iterator[Row]:
         for name, options in peer_options.items()
     }
     folder = setting.folder / "ours"
-    quantised = vlm.load(folder, precision="int8").encode(PHOTOS[0])
+    in_8_bits = {"openvino": True, "precision": "int8"}
+    quantised = vlm.load(folder, **in_8_bits).encode(PHOTOS[0])
     decoder = quantised.captioner.model.config.decoder
     slots = quantised.memory.tokens.shape[1]
     for name, image in plain.items():
@@ -205,13 +206,13 @@ def int8(setting: Setting) -> Iterator[Row]:
             )
     pairs = {
         "BLIP of random weights": (quantised.captioner, plain["float32 without"].captioner),
-        "the bundled model": (vlm.load(precision="int8"), vlm.load()),
+        "the bundled model": (vlm.load(**in_8_bits), vlm.load()),
     }
     for name, pair in pairs.items():
         others, count = changed(*pair, pictures(BATCH))
         spread = Spread.of([100 * others / count])
         yield Row("int8", f"next tokens changed, {name}", "%", spread, most=1, note=f"of {count}")
-    ours = processes.held_megabytes(folder, PHOTOS[0], precision="int8")
+    ours = processes.held_megabytes(folder, PHOTOS[0], **in_8_bits)
     for name, options in peer_options.items():
         peer = processes.held_megabytes(folder, PHOTOS[0], **options)
         spreads = [Spread.of([value]) for value in (ours, peer, peer / ours)]

@@ -115,7 +115,9 @@ def command(tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"openvino": True}, {"precision": "int8"}, {"precision": "bf16"}], ids=str
+    "options",
+    [{}, {"openvino": True}, {"openvino": True, "precision": "int8"}, {"precision": "bf16"}],
+    ids=str,
 )
 def test_captions_are_those_of_single_images(here, command, tiny_checkpoint, tmp_path, options):
     source = write_photos(tmp_path / "photos", 7)
@@ -251,7 +253,7 @@ def test_one_folder_has_the_captions_of_one_model(here, command, tiny_checkpoint
     assert "was made with other options" in result.stderr
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     assert command(source, out, "--model", other).exit_code == 2
-    assert command(source, out, "--precision", "int8").exit_code == 2
+    assert command(source, out, "--openvino", "--precision", "int8").exit_code == 2
     assert len(here) == 1
 
 
@@ -266,8 +268,12 @@ def test_one_folder_has_the_captions_of_one_model(here, command, tiny_checkpoint
         (["photos", "out", "--max-tokens", 0], "max_tokens must be at least 1"),
         (["photos", "out", "--device", "cuda:1"], "give auto, cpu or cuda, not 'cuda:1'"),
         (
-            ["photos", "out", "--device", "cuda", "--precision", "int8"],
+            ["photos", "out", "--device", "cuda", "--openvino"],
             "OpenVINO runs models on the CPU",
+        ),
+        (
+            ["photos", "out", "--device", "cuda", "--precision", "int8"],
+            "int8 is for models on x86 CPUs here, not on cuda",
         ),
     ],
 )

@@ -468,8 +468,12 @@ LONG = "why " * 2500
         (["explain", "photo.jpg", "--json", "--device", ""], "there is no device '' here"),
         (["app", "--device", "cpu:0"], "there is no device 'cpu:0' here"),
         (
-            ["caption", "photo.jpg", "--device", "cuda", "--precision", "int8"],
+            ["caption", "photo.jpg", "--device", "cuda", "--openvino"],
             "OpenVINO runs models on the CPU",
+        ),
+        (
+            ["caption", "photo.jpg", "--device", "cuda", "--precision", "int8"],
+            "int8 is for models on x86 CPUs here; a model on cuda computes in float32",
         ),
         (["caption", "photo.jpg", "--overwrite"], "--write-txt"),
         (["caption", "photo.jpg", "--model", "unknown"], "no model 'unknown'"),

@@ -297,7 +297,8 @@ def test_bad_options_of_the_search_and_the_output_are_one_sentence(run, tiny_che
         (["--beams", 0], "beams"),
         (["--device", "gpu"], "there is no device 'gpu' here: give auto or one of cpu"),
         (["--device", "cuda:99"], "there is no device 'cuda:99' here"),
-        (["--device", "cuda", "--precision", "int8"], "OpenVINO runs models on the CPU"),
+        (["--device", "cuda", "--openvino"], "OpenVINO runs models on the CPU"),
+        (["--device", "cuda", "--precision", "int8"], "int8 is for models on x86 CPUs here"),
         (["--predictions", tmp_path / "missing" / "out.jsonl"], "No such file"),
     ):
         result = run(*command, *arguments)

@@ -1,4 +1,4 @@
-"""16 bits are chosen where they are faster, give nearly the same, and are refused by name where they are not there."""
+"""16 and 8 bits give nearly the same, are chosen where faster, and are refused by name where there are none."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from vlm.loading import find_precision
 from vlm.model.vision import VisionEncoder, folded
 from vlm.runtimes import Runtime, TextDecoder, probes
 from vlm.runtimes.openvino import BackendError
-from vlm.runtimes.packed import Float16Linear, HalfEncoder, PackedLinear, packed
-from vlm.runtimes.probes import can_halve, can_take_float16, fastest
+from vlm.runtimes.packed import Float16Linear, HalfEncoder, Int8Linear, PackedLinear, packed
+from vlm.runtimes.probes import can_halve, can_take_float16, can_take_int8, fastest
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 
 needs_bf16 = pytest.mark.skipif(not can_halve(), reason="no bfloat16 on this processor")
+needs_int8 = pytest.mark.skipif(not can_take_int8(), reason="no layers of 8 bits here")
 needs_fp16 = pytest.mark.skipif(not can_take_float16(), reason="no layers of float16 weights here")
 
 
@@ -133,8 +134,94 @@ def test_a_model_in_fp16_has_the_same_image_and_nearly_the_same_words(tiny: Capt
         found.maps(method="relevance")  # which these layers would give wrong, and silently
 
 
+def rounded(rows: torch.Tensor) -> torch.Tensor:
+    """Rows `(..., D)` at the nearest of 127 steps to each side of zero, up to the largest of each."""
+    step = rows.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return (rows / step).round() * step
+
+
+@needs_int8
+@pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (3, 1, 24), (2, 50, 24), (0, 24)])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_a_layer_of_int8_rounds_each_row_by_its_largest(shape: tuple[int, ...], bias: bool) -> None:
+    linear, x = nn.Linear(24, 40, bias=bias), torch.randn(shape)
+    x *= torch.logspace(-6, 6, x.numel() // 24).view(*shape[:-1], 1)
+    found = Int8Linear(linear.weight, linear.bias)(x)
+    expected = nn.functional.linear(rounded(x), rounded(linear.weight), linear.bias)
+    size = x.abs().amax(-1, keepdim=True)
+    assert found.shape == expected.shape
+    assert ((found - expected).abs() <= 0.004 * size).all()  # a step where two are as near
+
+
+@needs_int8
+@torch.inference_mode()
+def test_a_row_is_the_same_in_every_batch() -> None:
+    layer, x = Int8Linear(torch.randn(40, 24), torch.randn(40)), torch.randn(50, 24)
+    for row in range(50):
+        assert torch.equal(layer(x[row : row + 1])[0], layer(x)[row])
+
+
+@needs_int8
+@torch.inference_mode()
+def test_zeros_and_what_is_no_number_stay_so() -> None:
+    bias = torch.randn(40)
+    layer = Int8Linear(torch.randn(40, 24), bias)
+    x = torch.zeros(2, 24)
+    x[1, 3] = torch.nan
+    found = layer(x)
+    assert torch.equal(found[0], bias)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(Int8Linear(torch.zeros(40, 24), bias)(torch.ones(1, 24))[0], bias)
+
+
+@needs_int8
+@torch.inference_mode()
+def test_a_model_in_int8_has_nearly_the_same_image_and_words(tiny: Captioner) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    fast = Captioner(packed(tiny.model, torch.int8), tiny.tokenizer)
+    plain, quick = tiny.encode(PHOTO), fast.encode(PHOTO)
+    difference = (quick.memory.tokens - plain.memory.tokens).norm()
+    assert 0 < difference < 0.03 * plain.memory.tokens.norm()
+    many = {name for name, m in fast.model.decoder.named_modules() if isinstance(m, Int8Linear)}
+    assert many, "of the decoder the keys and values of the image"
+    assert {name.rsplit(".", 1)[-1] for name in many} == {"key_value"}
+    assert not any(isinstance(m, nn.Linear) for m in fast.model.modules())
+    text = "a brown dog runs through the grass"
+    expected, found = plain.explain(text), quick.explain(text)
+    assert found.score == pytest.approx(expected.score, rel=0.02)
+    for ours, theirs in zip(found.maps(), expected.maps(), strict=True):
+        assert abs(ours.weights - theirs.weights).max() < 0.02
+    after = tiny.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    again = copy.deepcopy(fast.model)
+    assert torch.equal(
+        Captioner(again, tiny.tokenizer).encode(PHOTO).memory.tokens, quick.memory.tokens
+    )
+
+
+@needs_int8
+@pytest.mark.parametrize("name", ["test_vit3", "swin_tiny_patch4_window7_224", "convnext_atto"])
+@torch.inference_mode()
+def test_every_encoder_in_int8_gives_nearly_the_same_patches(name: str, tiny: Captioner) -> None:
+    size = (224, 224) if "224" in name else (64, 64)
+    config = replace(tiny.model.config.vision, name=name)
+    config = replace(config, preprocess=replace(config.preprocess, size=size))
+    model = copy.deepcopy(tiny.model)
+    model.vision, model.adapter = folded(VisionEncoder(config).eval()), nn.Identity()
+    found, pixels = packed(model, torch.int8).vision, torch.randn(2, 3, *size)
+    assert any(isinstance(module, Int8Linear) for module in found.modules())
+    expected, actual = model.vision(pixels)[0], found(pixels)[0]
+    assert 0 < (actual - expected).norm() < 0.1 * expected.norm()
+
+
 @pytest.mark.parametrize(
-    "precision", [pytest.param("bf16", marks=needs_bf16), pytest.param("fp16", marks=needs_fp16)]
+    "precision",
+    [
+        pytest.param("bf16", marks=needs_bf16),
+        pytest.param("fp16", marks=needs_fp16),
+        pytest.param("int8", marks=needs_int8),
+    ],
 )
 def test_a_batch_is_captioned_as_one_by_one(tiny_checkpoint: Path, precision: str) -> None:
     model = vlm.load(tiny_checkpoint, precision=precision)
@@ -207,7 +294,9 @@ def test_auto_is_float32_for_what_has_no_other(monkeypatch: pytest.MonkeyPatch) 
         ({"precision": "bf16", "device": "cuda"}, "a model on cuda computes in float32"),
         ({"precision": "bf16", "gradients": True}, "a model with gradients computes in float32"),
         ({"precision": "fp16", "device": "cuda"}, "fp16 is for models on x86 CPUs here"),
-        ({"precision": "int8", "gradients": True}, "OpenVINO has no gradients"),
+        ({"precision": "int8", "gradients": True}, "a model with gradients computes in float32"),
+        ({"precision": "int8", "device": "cuda"}, "int8 is for models on x86 CPUs here"),
+        ({"openvino": True, "gradients": True}, "OpenVINO has no gradients"),
     ],
     ids=str,
 )
@@ -219,13 +308,22 @@ def test_what_is_not_to_be_had_is_named(
 
 
 @pytest.mark.parametrize(
-    ("probe", "precision"), [("can_halve", "bf16"), ("can_take_float16", "fp16")]
+    ("probe", "precision", "instead"),
+    [
+        ("can_halve", "bf16", "float32"),
+        ("can_take_float16", "fp16", "float32"),
+        ("can_take_int8", "int8", "OpenVINO, too, or float32"),
+    ],
 )
 def test_a_processor_without_it_is_told(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, probe: str, precision: str
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    probe: str,
+    precision: str,
+    instead: str,
 ) -> None:
     monkeypatch.setattr(loading, probe, lambda: False)
-    with pytest.raises(BackendError, match=f"has no {precision}; give float32"):
+    with pytest.raises(BackendError, match=f"has no {precision}; give {instead}"):
         vlm.load(tiny_checkpoint, precision=precision)
 
 

@@ -51,7 +51,7 @@ def compiled(tiny_checkpoint) -> Captioner:
 
 @pytest.fixture(scope="module")
 def int8(tiny_checkpoint) -> Captioner:
-    return vlm.load(tiny_checkpoint, precision="int8")
+    return vlm.load(tiny_checkpoint, openvino=True, precision="int8")
 
 
 def assert_same(expected: vlm.Answer, answer: vlm.Answer) -> None:
@@ -89,7 +89,9 @@ def test_other_libraries_models_write_the_same(family, photos, tmp_path, monkeyp
         assert_same(expected, answer)
 
 
-@pytest.mark.parametrize("options", [{"openvino": True}, {"precision": "int8"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"openvino": True}, {"openvino": True, "precision": "int8"}], ids=str
+)
 def test_batch_equals_single(tiny_checkpoint, compiled, int8, options, photos):
     model = int8 if "precision" in options else compiled
     together = model.caption(photos, beams=3)
@@ -214,7 +216,7 @@ def test_an_operation_that_openvino_lacks_is_named():
 
 def test_it_is_refused_where_it_is_not_to_be_had(tiny_checkpoint, tmp_path, monkeypatch):
     with pytest.raises(BackendError, match="on the CPU here, not on cuda"):
-        vlm.load(tiny_checkpoint, device="cuda", precision="int8")
+        vlm.load(tiny_checkpoint, device="cuda", openvino=True)
     found = builtins.__import__
 
     def without(name, *rest, **keywords):
