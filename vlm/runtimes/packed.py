@@ -31,6 +31,9 @@ _FUSED_IN_CONVOLUTIONS = {
 # rows to multiply than when there is one. So one is multiplied as often.
 _FASTEST, _LARGE = 5, 2_000_000  # bytes
 
+# Layers with fewer channels, coming in or going out, take longer in 8 bits than in float32: what the product saves is
+# less than the rounding takes, which goes over all that comes in and goes out several times.
+_NARROW = 512
 _STEPS = 127  # of 8 bits, to each side of zero
 _SMALLEST = 1e-30  # what stands for the largest of numbers that are all zero
 
@@ -190,7 +193,8 @@ def packed(
     In bfloat16 so is all of an encoder of convolutions. The layer of the logits stays in float32, so that words that
     are nearly as likely stay apart. In float16 it is weights alone, of all that reads and writes; the encoder, which
     multiplies many rows and gains nothing, stays in float32. In int8 it is linear layers that multiply many rows: the
-    encoder's, a joint reader's, and those of the memory's keys and values; the few rows of words have float16's.
+    encoder's, a joint reader's, and those of the memory's keys and values, but for narrow ones, which are in float32;
+    the few rows of words have float16's.
     """
     same = twin(model)
     same.vision = _packed_vision(model.vision, torch.float32 if dtype == torch.float16 else dtype)
@@ -223,7 +227,7 @@ def _project_in_int8(decoder: Decoder, keep: bool) -> None:
         if cast("Sublayer", sublayer).kind == "c":
             body = sublayer.body = twin(cast("Attention", sublayer.body))
             layer = body.key_value
-            body._modules["key_value"] = Int8Linear(layer.weight, layer.bias)
+            body._modules["key_value"], _ = _packed_layer(layer, None, torch.int8)
             if not keep:
                 give_up(layer)
 
@@ -252,9 +256,11 @@ def _packed_layer(
 ) -> tuple[nn.Module | None, bool]:
     """What stands in for a layer, None for what is no layer, and whether it computes the activation behind it, too."""
     if isinstance(layer, nn.Linear):
-        if dtype in (torch.float16, torch.int8):
-            kind = Float16Linear if dtype == torch.float16 else Int8Linear
-            return kind(layer.weight, layer.bias), False
+        if dtype == torch.float16:
+            return Float16Linear(layer.weight, layer.bias), False
+        if dtype == torch.int8 and min(layer.weight.shape) >= _NARROW:
+            return Int8Linear(layer.weight, layer.bias), False
+        dtype = torch.float32 if dtype == torch.int8 else dtype
         joined = activation if type(activation) in _FUSED else None
         return PackedLinear(layer.weight, layer.bias, joined, dtype), joined is not None
     if _is_plain(layer) and dtype in (torch.float32, torch.int8):
