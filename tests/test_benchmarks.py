@@ -81,7 +81,7 @@ def test_agreement(tiny_checkpoint):
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     photos = [str(photo) for photo in setting.PHOTOS[:2]]
-    result = count(str(tiny_checkpoint), *photos)
+    result = count(str(tiny_checkpoint), *photos, "--openvino")  # int8 on any processor
     assert result.stdout.rstrip().endswith("%), 2 photos"), result.stderr
     for arguments in (["unknown", photos[0]], [str(tiny_checkpoint), "missing.jpg"]):
         result = count(*arguments)

@@ -66,6 +66,7 @@ def settings(model: Path | str | None = None, **values: object) -> Settings:
     return Settings(
         **{
             "model": str(model),
+            "openvino": False,
             "precision": "float32",
             "search": replace(CAPTION, beams=2),
             "column": None,
@@ -76,9 +77,7 @@ def settings(model: Path | str | None = None, **values: object) -> Settings:
 
 
 def job(out: Path, model: Path, format: Format = Format.folder) -> Job:
-    return Job(
-        str(out), format, settings(model), openvino=False, batch_size=4, cpus=1, device="cpu"
-    )
+    return Job(str(out), format, settings(model), batch_size=4, cpus=1, device="cpu")
 
 
 def parts_of(folder: Path, size: int) -> list[list[str]]:
@@ -253,7 +252,8 @@ def test_one_folder_has_the_captions_of_one_model(here, command, tiny_checkpoint
     assert "was made with other options" in result.stderr
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     assert command(source, out, "--model", other).exit_code == 2
-    assert command(source, out, "--openvino", "--precision", "int8").exit_code == 2
+    assert command(source, out, "--precision", "bf16").exit_code == 2
+    assert command(source, out, "--openvino").exit_code == 2
     assert len(here) == 1
 
 

@@ -18,6 +18,7 @@ from vlm.captioner import Captioner
 from vlm.cli.main import app
 from vlm.explain.method import MethodError
 from vlm.loading import find_precision
+from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder, folded
 from vlm.runtimes import Runtime, TextDecoder, probes
 from vlm.runtimes.openvino import BackendError
@@ -29,6 +30,16 @@ PHOTO = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 needs_bf16 = pytest.mark.skipif(not can_halve(), reason="no bfloat16 on this processor")
 needs_int8 = pytest.mark.skipif(not can_take_int8(), reason="no layers of 8 bits here")
 needs_fp16 = pytest.mark.skipif(not can_take_float16(), reason="no layers of float16 weights here")
+
+
+def seeing(tiny: Captioner, name: str) -> tuple[VisionLanguageModel, torch.Tensor]:
+    """A model with another encoder and no adapter, and pixels of a size that it takes."""
+    size = (224, 224) if "224" in name else (64, 64)
+    config = replace(tiny.model.config.vision, name=name)
+    config = replace(config, preprocess=replace(config.preprocess, size=size))
+    model = copy.deepcopy(tiny.model)
+    model.vision, model.adapter = folded(VisionEncoder(config).eval()), nn.Identity()
+    return model, torch.randn(2, 3, *size)
 
 
 @pytest.fixture
@@ -91,14 +102,9 @@ def test_all_layers_but_the_logits_are_in_bf16(tiny: Captioner, fast: Captioner)
 def test_every_encoder_gives_nearly_the_same_patches(
     name: str, kind: type, tiny: Captioner
 ) -> None:
-    size = (224, 224) if "224" in name else (64, 64)
-    config = replace(tiny.model.config.vision, name=name)
-    config = replace(config, preprocess=replace(config.preprocess, size=size))
-    model = copy.deepcopy(tiny.model)
-    model.vision, model.adapter = folded(VisionEncoder(config).eval()), nn.Identity()
+    model, pixels = seeing(tiny, name)
     found = packed(model, torch.bfloat16).vision
     assert type(found) is kind
-    pixels = torch.randn(2, 3, *size)
     expected, actual = model.vision(pixels), found(pixels)
     assert actual[1] == expected[1]
     assert actual[0].dtype == torch.float32
@@ -212,12 +218,8 @@ def test_every_encoder_in_int8_gives_nearly_the_same_patches(
     name: str, tiny: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vlm.runtimes.packed._NARROW", 0)
-    size = (224, 224) if "224" in name else (64, 64)
-    config = replace(tiny.model.config.vision, name=name)
-    config = replace(config, preprocess=replace(config.preprocess, size=size))
-    model = copy.deepcopy(tiny.model)
-    model.vision, model.adapter = folded(VisionEncoder(config).eval()), nn.Identity()
-    found, pixels = packed(model, torch.int8).vision, torch.randn(2, 3, *size)
+    model, pixels = seeing(tiny, name)
+    found = packed(model, torch.int8).vision
     assert any(isinstance(module, Int8Linear) for module in found.modules())
     expected, actual = model.vision(pixels)[0], found(pixels)[0]
     assert 0 < (actual - expected).norm() < 0.1 * expected.norm()

@@ -50,6 +50,7 @@ class Settings:
     """What decides the rows of a part; all parts of a folder have the same."""
 
     model: str | None
+    openvino: bool
     precision: str
     search: Options
     column: str | None
@@ -60,14 +61,13 @@ class Settings:
 class Job:
     """What a worker needs to know: `out` is a full path, and the worker has `cpus`, or a GPU, to itself.
 
-    `device` is "cpu", "cuda" or "auto", which the cluster's resources decide. With `openvino`, and in 8 or 16 bits,
+    `device` is "cpu", "cuda" or "auto", which the cluster's resources decide. With OpenVINO, and in 8 or 16 bits,
     the model runs on the CPUs, though there be GPUs.
     """
 
     out: str
     format: Format
     settings: Settings
-    openvino: bool
     batch_size: int
     cpus: int
     device: str
@@ -123,14 +123,14 @@ def caption_dataset(
     name, precision = _checked_model(model, openvino, precision, device)
     if chosen is not Format.parquet and (column is not None or key is not None):
         raise DatasetError(f"--column and --key are for parquet files; {source} has none")
-    settings = Settings(name, precision, search, column, key)
+    settings = Settings(name, openvino, precision, search, column, key)
     done = finished_units(out, settings)
     units = find_units(files, chosen, column, key)
     parts = list(cut(((name, n) for name, n in units if name not in done), part_size))
     captioned = unreadable = finished = members = 0
     if parts:
         filesystem.makedirs(inside, exist_ok=True)
-        job = Job(out, chosen, settings, openvino, batch_size, cpus, device)
+        job = Job(out, chosen, settings, batch_size, cpus, device)
         start = reported = time.monotonic()
         for part in run(job, parts, workers):
             finished += 1
@@ -236,7 +236,7 @@ def run(job: Job, parts: list[list[str]], workers: int | None) -> Iterator[dict[
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
     resources = ray.cluster_resources()
-    compiled = job.openvino or job.settings.precision != "float32"
+    compiled = job.settings.openvino or job.settings.precision != "float32"
     gpus = 0 if compiled or job.device == "cpu" else int(resources.get("GPU", 0))
     if job.device == "cuda" and not gpus:
         raise DatasetError("Ray has no GPUs here; leave out --device cuda")
@@ -294,7 +294,7 @@ class PartWriter:
         self.job = job
         self.attempts = attempts
         settings = job.settings
-        self.captioner = load(settings.model, job.device, job.openvino, settings.precision)
+        self.captioner = load(settings.model, job.device, settings.openvino, settings.precision)
         self.filesystem, self.folder = open_filesystem(job.out)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:

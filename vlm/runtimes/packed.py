@@ -212,12 +212,10 @@ def packed(
                 give_up(head)
         elif name == "decoder":
             decoder.head = _head(decoder.token_embedding.weight, None, few)
-        if isinstance(decoder, JointReader):
-            setattr(same, name, _packed_children(decoder, dtype, keep))
-            continue
-        if dtype == torch.int8:
+        rows = dtype if isinstance(decoder, JointReader) else few
+        if rows != dtype:
             _project_in_int8(decoder, keep)
-        setattr(same, name, _packed_children(decoder, few, keep))
+        setattr(same, name, _packed_children(decoder, rows, keep))
     return same
 
 
