@@ -63,6 +63,9 @@ def evaluate(
     precision: Annotated[
         Precision, typer.Option(help="What the last model computes in; see `vlm caption --help`.")
     ] = Precision.float32,
+    openvino: Annotated[
+        bool, typer.Option("--openvino", help="Have OpenVINO run the last model.")
+    ] = False,
     blind: Annotated[
         bool,
         typer.Option(
@@ -148,8 +151,8 @@ def evaluate(
         check_submission(server_format, task, records)
     names = names or [DEFAULT]
     last = len(names) - 1
-    precisions = [*[Precision.float32] * last, precision]
-    captioners = [load(n, device, precision=p) for n, p in zip(names, precisions)]
+    captioners = [load(name, device) for name in names[:last]]
+    captioners.append(load(names[last], device, openvino, precision))
     asked = [Model(n, c, blind and i == last) for i, (n, c) in enumerate(zip(names, captioners))]
 
     # Opened before the work is done, so that a place that cannot be written is told at once.
