@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from timm.layers import Mlp
 from torch import nn
 
 from vlm.captioner import Captioner
 from vlm.model.vision import VisionEncoder, folded
-from vlm.runtimes.packed import FusedConvolution, PackedLinear, can_pack, packed
+from vlm.runtimes.packed import ChunkedMlp, FusedConvolution, PackedLinear, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no packed layouts on this processor")
 
@@ -94,6 +95,36 @@ def test_convolutions_and_their_activations_are_one(name, joined, tiny):
             pixels = torch.randn(2, 3, *size)
             expected = model.vision(pixels)[0]
             torch.testing.assert_close(found(pixels)[0], expected, atol=1e-3, rtol=1e-3)
+
+
+@torch.inference_mode()
+def test_a_map_made_of_one_images_patches_is_not_laid_out_anew():
+    convolution = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+    image = torch.randn(1, 30, 16).transpose(1, 2).view(1, 16, 5, 6)
+    assert image.stride(0) == 16, "a stride that is no image's, as torch gives it here"
+    found = FusedConvolution(convolution)(image)
+    torch.testing.assert_close(found, convolution(image))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(24,), (7, 24), (2, 7, 24), (2, 3, 5, 24)])
+@torch.inference_mode()
+def test_some_rows_at_a_time_give_what_all_of_them_do(shape):
+    mlp = Mlp(24, 48, 40, norm_layer=nn.LayerNorm).eval()
+    x = torch.randn(shape)
+    torch.testing.assert_close(ChunkedMlp(mlp, rows=3, width=40)(x), mlp(x))
+
+
+@torch.inference_mode()
+def test_mlps_of_few_weights_go_over_some_rows_at_a_time(tiny, monkeypatch):
+    model, pixels = copy.deepcopy(tiny.model), torch.randn(2, 3, 64, 64)
+    model.vision = VisionEncoder(replace(tiny.model.config.vision, name="test_vit3")).eval()
+    for small, expected in ((1 << 30, True), (0, False)):
+        monkeypatch.setattr("vlm.runtimes.packed._SMALL", small)
+        monkeypatch.setattr("vlm.runtimes.packed._HIDDEN", 1000)
+        found = packed(model).vision
+        assert any(isinstance(module, ChunkedMlp) for module in found.modules()) == expected
+        torch.testing.assert_close(found(pixels)[0], model.vision(pixels)[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
