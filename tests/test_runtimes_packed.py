@@ -117,8 +117,9 @@ def test_some_rows_at_a_time_give_what_all_of_them_do(shape):
 
 @torch.inference_mode()
 def test_mlps_of_few_weights_go_over_some_rows_at_a_time(tiny, monkeypatch):
-    model, pixels = copy.deepcopy(tiny.model), torch.randn(2, 3, 64, 64)
-    model.vision = VisionEncoder(replace(tiny.model.config.vision, name="test_vit3")).eval()
+    config = replace(tiny.model.config.vision, name="test_vit3")
+    model, pixels = copy.deepcopy(tiny.model), torch.randn(2, 3, *config.preprocess.size)
+    model.vision = VisionEncoder(config).eval()
     for small, expected in ((1 << 30, True), (0, False)):
         monkeypatch.setattr("vlm.runtimes.packed._SMALL", small)
         monkeypatch.setattr("vlm.runtimes.packed._HIDDEN", 1000)
