@@ -226,6 +226,15 @@ def test_every_encoder_in_int8_gives_nearly_the_same_patches(
     assert 0 < (actual - expected).norm() < 0.1 * expected.norm()
 
 
+@needs_int8
+def test_an_encoder_that_stays_in_float32_is_said_to(
+    tiny: Captioner, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _ = seeing(tiny, "beit_base_patch16_224")
+    assert packed(model, torch.int8).vision is model.vision
+    assert "beit_base_patch16_224 cannot be taken apart into layers of int8" in caplog.text
+
+
 @pytest.mark.parametrize(
     "precision",
     [

@@ -10,7 +10,7 @@ from timm.layers import Mlp
 from torch import nn
 
 from vlm.captioner import Captioner
-from vlm.model.vision import VisionEncoder, folded
+from vlm.model.vision import VisionEncoder, agree, folded
 from vlm.runtimes.packed import ChunkedMlp, FusedConvolution, PackedLinear, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no packed layouts on this processor")
@@ -131,7 +131,7 @@ def test_mlps_of_few_weights_go_over_some_rows_at_a_time(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "all_packed"),
     [("test_vit3", True), ("swin_tiny_patch4_window7_224", True), ("convnext_atto", True),
-     ("beit_base_patch16_224", False)],
+     ("davit_tiny", True), ("beit_base_patch16_224", False)],
 )  # fmt: skip
 @torch.inference_mode()
 def test_every_encoder_gives_the_same_patches(name, all_packed, tiny):
@@ -145,3 +145,14 @@ def test_every_encoder_gives_the_same_patches(name, all_packed, tiny):
     torch.testing.assert_close(found(pixels)[0], model.vision(pixels)[0], atol=1e-3, rtol=1e-3)
     plain = [module for module in found.modules() if isinstance(module, nn.Linear)]
     assert (not plain) == all_packed
+
+
+def test_patches_agree_by_the_size_of_all_of_them():
+    """Some of many are near zero, where float32's rounding is more than a part of the number itself."""
+    expected = 300 * torch.randn(1, 500, 24)
+    expected[0, 0, 0] = 1e-4
+    assert agree(expected, expected + 0.005 * torch.randn_like(expected), 1e-4)
+    wrong = expected.clone()
+    wrong[0, 7] = 0
+    assert not agree(expected, wrong, 1e-4)
+    assert not agree(expected, expected * torch.nan, 1e-4)

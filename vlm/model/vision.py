@@ -155,6 +155,11 @@ def probe(encoder: VisionEncoder) -> Tensor:
         ) from None
 
 
+def agree(expected: Tensor, actual: Tensor, part: float) -> bool:
+    """Whether patches differ by less than a part of their size: of all of them, as single numbers can be near zero."""
+    return bool((actual - expected).norm() < part * expected.norm())
+
+
 @torch.no_grad()
 def folded(encoder: VisionEncoder) -> VisionEncoder:
     """A copy for inference: each batch norm folded into the convolution before it, channels last in memory.
@@ -190,5 +195,4 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
         # Others have no such layout, as those of lambda networks' 3-D convolutions.
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    expected, actual = probe(encoder), probe(copy)
-    return copy if torch.allclose(expected, actual, atol=1e-3, rtol=1e-3) else encoder
+    return copy if agree(probe(encoder), probe(copy), 1e-4) else encoder
