@@ -11,7 +11,8 @@ from torch import nn
 
 from vlm.captioner import Captioner
 from vlm.model.vision import VisionEncoder, agree, folded
-from vlm.runtimes.packed import ChunkedMlp, FusedConvolution, PackedLinear, can_pack, packed
+from vlm.runtimes.blocks import ChunkedMlp, DaVitBlock
+from vlm.runtimes.packed import FusedConvolution, PackedLinear, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no packed layouts on this processor")
 
@@ -121,8 +122,8 @@ def test_mlps_of_few_weights_go_over_some_rows_at_a_time(tiny, monkeypatch):
     model, pixels = copy.deepcopy(tiny.model), torch.randn(2, 3, *config.preprocess.size)
     model.vision = VisionEncoder(config).eval()
     for small, expected in ((1 << 30, True), (0, False)):
-        monkeypatch.setattr("vlm.runtimes.packed._SMALL", small)
-        monkeypatch.setattr("vlm.runtimes.packed._HIDDEN", 1000)
+        monkeypatch.setattr("vlm.runtimes.blocks._SMALL", small)
+        monkeypatch.setattr("vlm.runtimes.blocks._HIDDEN", 1000)
         found = packed(model).vision
         assert any(isinstance(module, ChunkedMlp) for module in found.modules()) == expected
         torch.testing.assert_close(found(pixels)[0], model.vision(pixels)[0], atol=1e-4, rtol=1e-4)
@@ -145,6 +146,23 @@ def test_every_encoder_gives_the_same_patches(name, all_packed, tiny):
     torch.testing.assert_close(found(pixels)[0], model.vision(pixels)[0], atol=1e-3, rtol=1e-3)
     plain = [module for module in found.modules() if isinstance(module, nn.Linear)]
     assert (not plain) == all_packed
+
+
+@pytest.mark.parametrize("size", [(64, 64), (224, 224), (80, 144)])  # padded, whole and both
+@torch.inference_mode()
+def test_davits_blocks_add_in_place_what_they_would_add(size, tiny):
+    config = replace(tiny.model.config.vision, name="davit_tiny")
+    config = replace(config, preprocess=replace(config.preprocess, size=size))
+    model, pixels = copy.deepcopy(tiny.model), torch.randn(2, 3, *size)
+    model.vision = VisionEncoder(config).eval()
+    model.adapter = nn.Identity()
+    before = pixels.clone()
+    found = packed(model).vision
+    assert any(isinstance(module, DaVitBlock) for module in found.modules())
+    for images in (pixels, pixels[:1]):
+        expected = model.vision(images)[0]
+        torch.testing.assert_close(found(images)[0], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(pixels, before)
 
 
 def test_patches_agree_by_the_size_of_all_of_them():

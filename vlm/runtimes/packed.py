@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from timm.layers import Mlp
-from timm.models.davit import ConvPosEnc
+from timm.models.davit import ChannelBlock, ConvPosEnc, SpatialBlock
 from torch import Tensor, nn
 
 from vlm.model.attention import Attention
@@ -19,6 +19,7 @@ from vlm.model.joint_reader import JointReader
 from vlm.model.model import VisionLanguageModel
 from vlm.model.sublayers import Sublayer
 from vlm.model.vision import VisionEncoder, agree, probe_pixels
+from vlm.runtimes.blocks import DaVitBlock, chunked, with_residual
 from vlm.runtimes.twin import M, fused, give_up, twin
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,6 @@ _NARROW = 256
 _WHOLE = (torch.float32, torch.int8)  # in which convolutions are in float32
 _STEPS = 127  # of 8 bits, to each side of zero
 _SMALLEST = 1e-30  # what stands for the largest of numbers that are all zero
-
-# An MLP goes over some rows at a time, of so many hidden numbers together, where its weights, which it then reads more
-# than once, are so small that the cache has room for them, too.
-_HIDDEN, _SMALL = 1 << 20, 6_000_000  # bytes
 
 
 class PackedLinear(nn.Module):
@@ -170,24 +167,6 @@ class Int8Linear(nn.Module):
         return copy(self)  # as `PackedLinear`
 
 
-class ChunkedMlp(Mlp):
-    """timm's `Mlp` over some rows at a time, so that what is between its layers stays in the processor's cache."""
-
-    def __init__(self, mlp: Mlp, rows: int, width: int) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(mlp.__dict__)
-        self.rows, self.width = rows, width  # the width of what goes out
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if len(rows) <= self.rows:
-            return super().forward(x)
-        y = x.new_empty(len(rows), self.width)
-        for part, out in zip(rows.split(self.rows), y.split(self.rows), strict=True):
-            out.copy_(super().forward(part))
-        return y.view(*x.shape[:-1], self.width)
-
-
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `(N, D)` as int8, and the scale of each, `(N,)`: the nearest of 255 steps to each side of zero."""
     scale = weight.abs().amax(dim=1).clamp(min=_SMALLEST) / _STEPS
@@ -278,24 +257,15 @@ def _packed_children(module: M, dtype: torch.dtype, keep: bool = True) -> M:
         if layer is None:
             layer = _packed_children(child, dtype, keep)
             if type(child) is Mlp:  # one of a kind of its own may do more
-                layer = _chunked(cast("Mlp", layer), dtype, child.fc1, child.fc2)
+                layer = chunked(cast("Mlp", layer), dtype.itemsize, child.fc1, child.fc2)
+            elif type(child) in (SpatialBlock, ChannelBlock):
+                layer = DaVitBlock(cast("SpatialBlock | ChannelBlock", layer))
         same._modules[name] = layer
         if joined:
             same._modules[following] = nn.Identity()
         if isinstance(child, nn.Linear) and not keep:
             give_up(child)
     return same
-
-
-def _chunked(mlp: Mlp, dtype: torch.dtype, *layers: nn.Module) -> Mlp:
-    """A packed `Mlp`, over some rows at a time if the two layers that it was packed from have few weights."""
-    first, last = layers
-    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
-        return mlp  # convolutions, whose rows are neighbours
-    weights = first.in_features * first.out_features + last.in_features * last.out_features
-    if weights * dtype.itemsize > _SMALL:
-        return mlp
-    return ChunkedMlp(mlp, _HIDDEN // first.out_features, last.out_features)
 
 
 def _packed_layer(
@@ -314,16 +284,8 @@ def _packed_layer(
         joined = activation if type(activation) in _FUSED_IN_CONVOLUTIONS else None
         return FusedConvolution(cast("nn.Conv2d", layer), joined), joined is not None
     if type(layer) is ConvPosEnc and type(layer.act) is nn.Identity and dtype in _WHOLE:
-        return FusedConvolution(_with_residual(layer.proj)), False
+        return FusedConvolution(with_residual(layer.proj)), False
     return None, False
-
-
-def _with_residual(layer: nn.Conv2d) -> nn.Conv2d:
-    """`x + layer(x)` of a depthwise convolution as one: the middle of each kernel `(k, k)` is larger by one."""
-    same, kernels = twin(layer), layer.weight.detach().clone()  # (C, 1, k, k)
-    kernels[:, 0, kernels.shape[2] // 2, kernels.shape[3] // 2] += 1
-    same.weight = nn.Parameter(kernels, False)
-    return same
 
 
 def _is_plain(module: nn.Module | None) -> bool:

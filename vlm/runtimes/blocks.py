@@ -1,0 +1,94 @@
+"""Parts of timm's encoders for inference: what they compute, with less to read and write between their layers."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from timm.layers import Mlp
+from timm.models.davit import ChannelBlock, SpatialBlock
+from torch import Tensor, nn
+
+from vlm.runtimes.twin import twin
+
+# An MLP goes over some rows at a time, of so many hidden numbers together, where its weights, which it then reads more
+# than once, are so small that the cache has room for them, too.
+_HIDDEN, _SMALL = 1 << 20, 6_000_000  # bytes
+
+
+class ChunkedMlp(Mlp):
+    """timm's `Mlp` over some rows at a time, so that what is between its layers stays in the processor's cache."""
+
+    def __init__(self, mlp: Mlp, rows: int, width: int) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(twin(mlp).__dict__)
+        self.rows, self.width = rows, width  # the width of what goes out
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) <= self.rows:
+            return super().forward(x)
+        y = x.new_empty(len(rows), self.width)
+        for part, out in zip(rows.split(self.rows), y.split(self.rows), strict=True):
+            out.copy_(super().forward(part))
+        return y.view(*x.shape[:-1], self.width)
+
+
+def chunked(mlp: Mlp, itemsize: int, *layers: nn.Module) -> Mlp:
+    """A packed `Mlp`, over some rows at a time if the two layers that it was packed from have few weights.
+
+    A weight takes `itemsize` bytes.
+    """
+    first, last = layers
+    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
+        return mlp  # convolutions, whose rows are neighbours
+    weights = first.in_features * first.out_features + last.in_features * last.out_features
+    if weights * itemsize > _SMALL:
+        return mlp
+    return ChunkedMlp(mlp, _HIDDEN // first.out_features, last.out_features)
+
+
+class DaVitBlock(nn.Module):
+    """A block of DaViT (Ding et al. 2022, arXiv 2204.03645) that adds in place what its attention and MLP give.
+
+    Its norm before a chunked MLP, and the addition behind it, are over the MLP's rows. There are no gradients.
+    """
+
+    def __init__(self, block: SpatialBlock | ChannelBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map `(B, C, H, W)`, and another."""
+        block = self.block
+        rows = block.cpe1(x).permute(0, 2, 3, 1).contiguous()  # (B, H, W, C), new
+        if isinstance(block, SpatialBlock):
+            _add_windows(block, rows)
+        else:
+            flat = rows.flatten(1, 2)
+            flat += block.attn(block.norm1(flat))
+        rows = block.cpe2(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+        if block.mlp is not None:
+            flat = rows.flatten(0, 2)
+            for part in flat.split(getattr(block.mlp, "rows", len(flat))):
+                part += block.mlp(block.norm2(part))
+        return rows.permute(0, 3, 1, 2)
+
+
+def _add_windows(block: SpatialBlock, x: Tensor) -> None:
+    """Add to a map `(B, H, W, C)` what its windows attend to, each in itself."""
+    (height, width), (h, w) = x.shape[1:3], block.window_size
+    padded = F.pad(block.norm1(x), (0, 0, 0, -width % w, 0, -height % h))
+    windows = padded.unflatten(2, (-1, w)).unflatten(1, (-1, h)).transpose(2, 3)
+    attended = block.attn(windows.reshape(-1, h * w, x.shape[-1]))
+    attended = attended.view(windows.shape).transpose(2, 3)  # (B, H / h, h, W / w, w, C)
+    if padded.shape == x.shape:
+        x.view(attended.shape).add_(attended)
+    else:
+        x += attended.reshape(padded.shape)[:, :height, :width]
+
+
+def with_residual(convolution: nn.Conv2d) -> nn.Conv2d:
+    """`x + convolution(x)` of a depthwise one as one: the middle of each kernel `(k, k)` is larger by one."""
+    same, kernels = twin(convolution), convolution.weight.detach().clone()  # (C, 1, k, k)
+    kernels[:, 0, kernels.shape[2] // 2, kernels.shape[3] // 2] += 1
+    same.weight = nn.Parameter(kernels, False)
+    return same
