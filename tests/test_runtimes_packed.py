@@ -165,12 +165,28 @@ def test_davits_blocks_add_in_place_what_they_would_add(size, tiny):
     assert torch.equal(pixels, before)
 
 
-def test_patches_agree_by_the_size_of_all_of_them():
+class Fixed(nn.Module):
+    """Stands for an encoder that makes the same patches of everything."""
+
+    def __init__(self, config, patches):
+        super().__init__()
+        self.config, self.patches = config, patches
+
+    def forward(self, pixels):
+        return self.patches, (20, 25)
+
+
+def test_encoders_agree_by_the_size_of_all_patches(tiny):
     """Some of many are near zero, where float32's rounding is more than a part of the number itself."""
     expected = 300 * torch.randn(1, 500, 24)
     expected[0, 0, 0] = 1e-4
-    assert agree(expected, expected + 0.005 * torch.randn_like(expected), 1e-4)
     wrong = expected.clone()
     wrong[0, 7] = 0
-    assert not agree(expected, wrong, 1e-4)
-    assert not agree(expected, expected * torch.nan, 1e-4)
+
+    def agreed(actual):
+        config = tiny.model.config.vision
+        return agree(Fixed(config, expected), Fixed(config, actual), 1e-4)
+
+    assert agreed(expected + 0.005 * torch.randn_like(expected))
+    assert not agreed(wrong)
+    assert not agreed(expected * torch.nan)

@@ -155,8 +155,18 @@ def probe(encoder: VisionEncoder) -> Tensor:
         ) from None
 
 
-def agree(expected: Tensor, actual: Tensor, part: float) -> bool:
-    """Whether patches differ by less than a part of their size: of all of them, as single numbers can be near zero."""
+@torch.no_grad()
+def agree(encoder: VisionEncoder, other: VisionEncoder, part: float) -> bool:
+    """Whether the patches of two encoders for the same random pixels differ by less than a part of their size.
+
+    It is the size of all patches, as single numbers can be near zero. Pixels are few, as it takes time, where the
+    encoder takes few. Raises ConfigError where one of them cannot make patches.
+    """
+    try:
+        pixels = probe_pixels(encoder, part=4)
+        expected, actual = encoder(pixels)[0], other(pixels)[0]
+    except Exception:  # most transformers are of one size, and each says so in its own way
+        expected, actual = probe(encoder), probe(other)
     return bool((actual - expected).norm() < part * expected.norm())
 
 
@@ -195,4 +205,4 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
         # Others have no such layout, as those of lambda networks' 3-D convolutions.
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return copy if agree(probe(encoder), probe(copy), 1e-4) else encoder
+    return copy if agree(encoder, copy, 1e-4) else encoder
