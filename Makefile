@@ -49,8 +49,9 @@ test-bounds: .venv/uv .venv/test  ## the oldest timm and transformers, laid over
 	.venv/bin/uv pip compile --quiet --python .venv/bin/python --resolution lowest-direct --extra attend pyproject.toml --output-file .venv/oldest.txt
 	grep -E "$(OVERLAID)" .venv/oldest.txt > .venv/overlaid.txt
 	.venv/bin/uv pip install --quiet --no-deps --python .venv --target .venv/overlaid --requirement .venv/overlaid.txt
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/overlaid .venv/bin/python -m pytest -q -m "not slow" \
-	  tests/test_vision.py tests/test_weights_blip.py tests/test_weights_vision_encoder_decoder.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/overlaid .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" \
+	  tests/test_vision.py tests/test_runtimes_packed.py tests/test_weights_blip.py \
+	  tests/test_weights_vision_encoder_decoder.py tests/test_weights_florence.py
 
 screenshots: browser  ## the pictures of the app that README and docs show
 	.venv/bin/python -m assets.screenshot

@@ -22,6 +22,9 @@ with lean_timm():
 
 STRIDES = (8, 14, 16, 32)  # pixels of a patch's side, where an encoder does not say
 
+# A buffer that timm makes of the grid alone. Some of an older timm's models save it, and a checkpoint is to fit both.
+_COMPUTED = "relative_position_index"
+
 
 class VisionEncoder(nn.Module):
     """A timm model without its head: pixels `(B, 3, H, W)` to patches `(B, N, D)` and their grid `(h, w)`.
@@ -37,10 +40,11 @@ class VisionEncoder(nn.Module):
         self.trunk = _trunk(config, pretrained)
         if not config.last_norm:
             self.trunk.norm = self.trunk.head = nn.Identity()  # timm has some norms in heads
-        if config.norm_eps is not None:
-            for module in self.trunk.modules():
-                if isinstance(module, nn.LayerNorm):
-                    module.eps = config.norm_eps
+        for module in self.trunk.modules():
+            if config.norm_eps is not None and isinstance(module, nn.LayerNorm):
+                module.eps = config.norm_eps
+            if (index := module._buffers.get(_COMPUTED)) is not None:
+                module.register_buffer(_COMPUTED, index, persistent=False)
         self.width: int = self.trunk.num_features
         self.detail_width = self._detail_width() if config.detail else 0
 
