@@ -123,8 +123,10 @@ def test_patches_lie_where_the_grid_has_them(module):
         assert straight > 0.3
         for name, other in wrong.items():
             assert correlation(other, near) < straight, name
-    with torch.no_grad():
-        torch.testing.assert_close(probe(folded(encoder)), probe(encoder), atol=1e-2, rtol=1e-2)
+    plain, quick = probe(encoder), probe(folded(encoder))
+    assert (quick - plain).norm() < 1e-3 * plain.norm(), (
+        "random weights of many layers swell what rounding leaves"
+    )
 
 
 @torch.inference_mode()
