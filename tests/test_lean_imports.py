@@ -14,6 +14,11 @@ vlm.load().encode("assets/examples/dog.jpg").caption()
 assert torch.compiler.disable is disable
 assert "torch._dynamo" not in sys.modules and "torch._dynamo.utils" not in sys.modules
 """
+LAYERS_FIRST = """
+import sys
+import vlm.runtimes.blocks, vlm.runtimes.packed
+assert "torch._dynamo" not in sys.modules
+"""
 COMPILE = """
 import sys, torch
 import vlm.model.vision
@@ -87,8 +92,8 @@ assert inspect.getfile(gradio.Image).endswith("image.py")
 
 
 @pytest.mark.parametrize(
-    "code", [CAPTION, COMPILE, MARKED, WITHIN, FAILED, STUBS],
-    ids=["caption", "compile", "marked", "within", "failed", "stubs"],
+    "code", [CAPTION, LAYERS_FIRST, COMPILE, MARKED, WITHIN, FAILED, STUBS],
+    ids=["caption", "layers first", "compile", "marked", "within", "failed", "stubs"],
 )  # fmt: skip
 def test_left_out_until_it_is_used(code):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -209,4 +209,4 @@ def folded(encoder: VisionEncoder) -> VisionEncoder:
         # Others have no such layout, as those of lambda networks' 3-D convolutions.
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return copy if agree(encoder, copy, 1e-4) else encoder
+    return copy if agree(encoder, copy, 1e-5) else encoder

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
-from timm.layers import Mlp
-from timm.models.davit import ChannelBlock, SpatialBlock
 from torch import Tensor, nn
 
+from vlm.lean_imports import lean_timm
 from vlm.runtimes.twin import twin
+
+with lean_timm():
+    from timm.layers import Mlp
+    from timm.models.davit import ChannelBlock, ConvPosEnc, SpatialBlock
 
 # An MLP goes over some rows at a time, of so many hidden numbers together, where its weights, which it then reads more
 # than once, are so small that the cache has room for them, too.
@@ -30,20 +35,6 @@ class ChunkedMlp(Mlp):
         for part, out in zip(rows.split(self.rows), y.split(self.rows), strict=True):
             out.copy_(super().forward(part))
         return y.view(*x.shape[:-1], self.width)
-
-
-def chunked(mlp: Mlp, itemsize: int, *layers: nn.Module) -> Mlp:
-    """A packed `Mlp`, over some rows at a time if the two layers that it was packed from have few weights.
-
-    A weight takes `itemsize` bytes.
-    """
-    first, last = layers
-    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
-        return mlp  # convolutions, whose rows are neighbours
-    weights = first.in_features * first.out_features + last.in_features * last.out_features
-    if weights * itemsize > _SMALL:
-        return mlp
-    return ChunkedMlp(mlp, _HIDDEN // first.out_features, last.out_features)
 
 
 class DaVitBlock(nn.Module):
@@ -86,8 +77,30 @@ def _add_windows(block: SpatialBlock, x: Tensor) -> None:
         x += attended.reshape(padded.shape)[:, :height, :width]
 
 
-def with_residual(convolution: nn.Conv2d) -> nn.Conv2d:
-    """`x + convolution(x)` of a depthwise one as one: the middle of each kernel `(k, k)` is larger by one."""
+def rebuilt(module: nn.Module, packed: Any, itemsize: int) -> nn.Module:
+    """A module of timm's, which `packed` was made from, as one of these, or `packed` as it is.
+
+    An `Mlp` goes over some rows at a time if its layers have few weights, each of `itemsize` bytes. Of a subclass
+    nothing is known: it may do more.
+    """
+    if type(module) in (SpatialBlock, ChannelBlock):
+        return DaVitBlock(packed)
+    if type(module) is not Mlp:
+        return packed
+    first, last = module.fc1, module.fc2
+    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
+        return packed  # convolutions, whose rows are neighbours
+    weights = first.in_features * first.out_features + last.in_features * last.out_features
+    if weights * itemsize > _SMALL:
+        return packed
+    return ChunkedMlp(packed, _HIDDEN // first.out_features, last.out_features)
+
+
+def with_residual(module: nn.Module) -> nn.Conv2d | None:
+    """DaViT's `x + convolution(x)` as one convolution, None for what is none: the middle of a kernel grows by one."""
+    if type(module) is not ConvPosEnc or type(module.act) is not nn.Identity:
+        return None
+    convolution = module.proj
     same, kernels = twin(convolution), convolution.weight.detach().clone()  # (C, 1, k, k)
     kernels[:, 0, kernels.shape[2] // 2, kernels.shape[3] // 2] += 1
     same.weight = nn.Parameter(kernels, False)

@@ -9,8 +9,6 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from timm.layers import Mlp
-from timm.models.davit import ChannelBlock, ConvPosEnc, SpatialBlock
 from torch import Tensor, nn
 
 from vlm.model.attention import Attention
@@ -20,7 +18,7 @@ from vlm.model.joint_reader import JointReader
 from vlm.model.model import VisionLanguageModel
 from vlm.model.sublayers import Sublayer
 from vlm.model.vision import VisionEncoder, agree
-from vlm.runtimes.blocks import DaVitBlock, chunked, with_residual
+from vlm.runtimes.blocks import rebuilt, with_residual
 from vlm.runtimes.twin import M, fused, give_up, twin
 
 log = logging.getLogger(__name__)
@@ -256,11 +254,7 @@ def _packed_children(module: M, dtype: torch.dtype, keep: bool = True) -> M:
             continue
         layer, joined = _packed_layer(child, activation, dtype)
         if layer is None:
-            layer = _packed_children(child, dtype, keep)
-            if type(child) is Mlp:  # one of a kind of its own may do more
-                layer = chunked(cast("Mlp", layer), dtype.itemsize, child.fc1, child.fc2)
-            elif type(child) in (SpatialBlock, ChannelBlock):
-                layer = DaVitBlock(cast("SpatialBlock | ChannelBlock", layer))
+            layer = rebuilt(child, _packed_children(child, dtype, keep), dtype.itemsize)
         same._modules[name] = layer
         if joined:
             same._modules[following] = nn.Identity()
@@ -284,8 +278,8 @@ def _packed_layer(
     if _is_plain(layer) and dtype in _WHOLE:
         joined = activation if type(activation) in _FUSED_IN_CONVOLUTIONS else None
         return FusedConvolution(cast("nn.Conv2d", layer), joined), joined is not None
-    if type(layer) is ConvPosEnc and type(layer.act) is nn.Identity and dtype in _WHOLE:
-        return FusedConvolution(with_residual(layer.proj)), False
+    if dtype in _WHOLE and (convolution := with_residual(layer)) is not None:
+        return FusedConvolution(convolution), False
     return None, False
 
 
