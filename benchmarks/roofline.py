@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlm.model.config import DecoderConfig, ModelConfig
 from vlm.model.model import VisionLanguageModel
-from vlm.runtimes.packed import PackedLinear, can_pack
+from vlm.runtimes.layers import PackedLinear, can_pack
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from vlm.explain.finished import Finished
 from vlm.explain.instead import instead
 from vlm.explain.method import MethodError
 from vlm.model.decoder import Decoded
-from vlm.runtimes.packed import can_pack, packed
+from vlm.runtimes.layers import can_pack
+from vlm.runtimes.packed import packed
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from timm.layers import Mlp
+from timm.layers.activations import GELU, GELUTanh
 from torch import nn
 
 from vlm.captioner import Captioner
 from vlm.model.vision import VisionEncoder, agree, folded
 from vlm.runtimes.blocks import ChunkedMlp, DaVitBlock
-from vlm.runtimes.packed import FusedConvolution, PackedLinear, can_pack, packed
+from vlm.runtimes.layers import FusedConvolution, PackedLinear, can_pack
+from vlm.runtimes.packed import packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no packed layouts on this processor")
 
@@ -34,7 +36,7 @@ def test_a_packed_layer_is_the_layer(shape, bias):
     linear = nn.Linear(24, 40, bias=bias)
     x = torch.randn(shape)
     torch.testing.assert_close(PackedLinear(linear.weight, linear.bias)(x), linear(x))
-    for activation in (nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU()):
+    for activation in (nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU(), GELU(), GELUTanh()):
         expected = activation(linear(x))
         torch.testing.assert_close(
             PackedLinear(linear.weight, linear.bias, activation)(x), expected, atol=1e-5, rtol=1e-4
@@ -44,7 +46,7 @@ def test_a_packed_layer_is_the_layer(shape, bias):
 @torch.inference_mode()
 def test_a_row_over_weights_that_no_cache_holds_is_the_layers(monkeypatch):
     """As each word of a greedy caption is, for models of a common size."""
-    monkeypatch.setattr("vlm.runtimes.packed._LARGE", 0)
+    monkeypatch.setattr("vlm.runtimes.layers._LARGE", 0)
     linear = nn.Linear(24, 40)
     layer = PackedLinear(linear.weight, linear.bias)
     for shape in ((1, 24), (1, 1, 24), (2, 1, 24), (1, 3, 24)):

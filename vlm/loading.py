@@ -10,19 +10,17 @@ from vlm.captioner import Captioner
 from vlm.errors import UserError
 from vlm.model.vision import folded
 from vlm.options import Precision
+from vlm.runtimes.layers import can_pack
 from vlm.runtimes.openvino import BackendError, compiled
-from vlm.runtimes.packed import can_pack, packed
+from vlm.runtimes.packed import packed
+from vlm.runtimes.plan import planned
 from vlm.runtimes.probes import can_halve, can_take_float16, can_take_int8, fastest
 from vlm.weights.conversions import as_ours
 from vlm.weights.hub import find
 from vlm.weights.store import load_checkpoint
 
-# What torch's layers are packed in, and whether this processor has it. Of int8 OpenVINO has one of its own.
-_PACKED = {
-    Precision.bf16: torch.bfloat16,
-    Precision.fp16: torch.float16,
-    Precision.int8: torch.int8,
-}
+# What torch's layers are packed in, where the processor has it. Of int8 OpenVINO has one of its own.
+_PACKED = (Precision.bf16, Precision.fp16, Precision.int8)
 
 
 class DeviceError(UserError):
@@ -66,7 +64,7 @@ def load(
     if openvino:
         model = compiled(model, chosen == Precision.int8)
     elif chosen in _PACKED:
-        model = packed(model, _PACKED[chosen], keep=False)
+        model = packed(model, planned(chosen), keep=False)
     elif place.type == "cpu" and can_pack() and not gradients:
         model = packed(model, keep=False)
     return Captioner(model.to(place), tokenizer)

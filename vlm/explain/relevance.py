@@ -24,7 +24,7 @@ from vlm.model.decoder import Decoder, Projected
 from vlm.model.joint_reader import JointReader
 from vlm.model.memory import Memory, Segment
 from vlm.model.model import VisionLanguageModel
-from vlm.runtimes.packed import Float16Linear, PackedLinear
+from vlm.runtimes.layers import Float16Linear, PackedLinear
 
 
 @dataclass(frozen=True, eq=False)

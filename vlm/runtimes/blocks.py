@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from functools import partial
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm.lean_imports import lean_timm
+from vlm.runtimes.half_attention import (
+    Attend,
+    HalfAttention,
+    InHeads,
+    across_channels,
+    across_channels_of_keys,
+)
+from vlm.runtimes.layers import Int8Linear, PackedLinear
+from vlm.runtimes.plan import Plan
 from vlm.runtimes.twin import twin
 
 with lean_timm():
     from timm.layers import Mlp
-    from timm.models.davit import ChannelBlock, ConvPosEnc, SpatialBlock
+    from timm.models.davit import (
+        ChannelAttention,
+        ChannelAttentionV2,
+        ChannelBlock,
+        ConvPosEnc,
+        SpatialBlock,
+        WindowAttention,
+    )
+    from timm.models.vision_transformer import Attention
 
-# An MLP goes over some rows at a time, of so many hidden numbers together, where its weights, which it then reads more
-# than once, are so small that the cache has room for them, too.
-_HIDDEN, _SMALL = 1 << 20, 6_000_000  # bytes
+# An MLP goes over some rows at a time, with so many bytes between its layers, where its weights, which it then reads
+# more than once, are so small that the cache has room for them, too.
+_HIDDEN, _SMALL = 1 << 23, 6_000_000  # bytes
 
 
 class ChunkedMlp(Mlp):
-    """timm's `Mlp` over some rows at a time, so that what is between its layers stays in the processor's cache."""
+    """timm's `Mlp` over some rows at a time, so that what is between its layers stays in the processor's cache.
 
-    def __init__(self, mlp: Mlp, rows: int, width: int) -> None:
+    That is in `dtype`: layers of bfloat16 would round it to that in any case.
+    """
+
+    def __init__(self, mlp: Mlp, rows: int, width: int, dtype: torch.dtype = torch.float32) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(twin(mlp).__dict__)
-        self.rows, self.width = rows, width  # the width of what goes out
+        self.rows, self.width, self.dtype = rows, width, dtype  # the width of what goes out
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         if len(rows) <= self.rows:
-            return super().forward(x)
+            return super().forward(x.to(self.dtype)).to(x.dtype)
         y = x.new_empty(len(rows), self.width)
         for part, out in zip(rows.split(self.rows), y.split(self.rows), strict=True):
-            out.copy_(super().forward(part))
+            out.copy_(super().forward(part.to(self.dtype)))
         return y.view(*x.shape[:-1], self.width)
 
 
@@ -77,23 +100,48 @@ def _add_windows(block: SpatialBlock, x: Tensor) -> None:
         x += attended.reshape(padded.shape)[:, :height, :width]
 
 
-def rebuilt(module: nn.Module, packed: Any, itemsize: int) -> nn.Module:
+def rebuilt(module: nn.Module, packed: Any, plan: Plan) -> nn.Module:
     """A module of timm's, which `packed` was made from, as one of these, or `packed` as it is.
 
-    An `Mlp` goes over some rows at a time if its layers have few weights, each of `itemsize` bytes. Of a subclass
-    nothing is known: it may do more.
+    Of a subclass nothing is known: it may do more.
     """
-    if type(module) in (SpatialBlock, ChannelBlock):
+    kind = type(module)
+    if kind in (SpatialBlock, ChannelBlock):
         return DaVitBlock(packed)
-    if type(module) is not Mlp:
-        return packed
-    first, last = module.fc1, module.fc2
+    if kind is Mlp:
+        return _rebuilt_mlp(cast("Mlp", module), packed)
+    attend = _attend(module, plan.attend) if plan.narrow == torch.bfloat16 else None
+    return packed if attend is None else HalfAttention(packed.qkv, packed.proj, attend)
+
+
+def _rebuilt_mlp(mlp: Mlp, packed: Any) -> nn.Module:
+    """Over some rows at a time if its layers have few weights, and in bfloat16 between two layers of it alone."""
+    first, last = mlp.fc1, mlp.fc2
     if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
         return packed  # convolutions, whose rows are neighbours
-    weights = first.in_features * first.out_features + last.in_features * last.out_features
-    if weights * itemsize > _SMALL:
+    layers: list[PackedLinear | Int8Linear] = [packed.fc1, packed.fc2]
+    alone = all(type(module) is nn.Identity for module in (packed.act, packed.norm))
+    half = alone and all(layer.dtype == torch.bfloat16 for layer in layers)
+    dtype = torch.bfloat16 if half else torch.float32
+    few = sum(layer.weight_bytes for layer in layers) <= _SMALL
+    if not few and not half:
         return packed
-    return ChunkedMlp(packed, _HIDDEN // first.out_features, last.out_features)
+    rows = _HIDDEN // (first.out_features * dtype.itemsize) if few else sys.maxsize
+    return ChunkedMlp(packed, rows, last.out_features, dtype)
+
+
+def _attend(module: nn.Module, in_heads: InHeads) -> Attend | None:
+    """How an attention of timm's attends, None for what is none, or does more between its layers."""
+    if type(module) is ChannelAttention:
+        return partial(across_channels_of_keys, heads=module.num_heads)
+    if type(module) is ChannelAttentionV2:
+        return partial(across_channels, heads=module.groups, by_places=module.dynamic_scale)
+    if type(module) not in (Attention, WindowAttention):
+        return None
+    more = (getattr(module, name, None) for name in ("q_norm", "k_norm", "norm", "gate"))
+    if any(part is not None and type(part) is not nn.Identity for part in more):
+        return None
+    return partial(in_heads, heads=cast("int", module.num_heads))
 
 
 def with_residual(module: nn.Module) -> nn.Conv2d | None:

@@ -21,7 +21,7 @@ from vlm.model.joint_reader import JointReader
 from vlm.model.memory import Memory
 from vlm.model.model import VisionLanguageModel
 from vlm.model.vision import VisionEncoder
-from vlm.runtimes.packed import quantise
+from vlm.runtimes.layers import quantise
 from vlm.runtimes.twin import fused, twin
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from vlm.options import Precision
-from vlm.runtimes.packed import Float16Linear, Int8Linear, PackedLinear, can_pack
+from vlm.runtimes.half_attention import by_heads, fused
+from vlm.runtimes.layers import Float16Linear, Int8Linear, PackedLinear, can_pack
 
 # The instructions that multiply in bfloat16, as Linux names them, and as people do.
 _INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
@@ -68,6 +69,11 @@ def can_take_int8() -> bool:
         return False
 
 
+def half_is_faster() -> bool:
+    """Whether the processor has instructions for bfloat16, and enough is gained by them for what rounding costs."""
+    return bool(processor()[1]) and can_halve() and half_speed() >= _WORTH
+
+
 @functools.cache
 def half_speed() -> float:
     """How many times as fast as in float32 packed layers run in bfloat16, by a probe of a tenth of a second."""
@@ -75,29 +81,36 @@ def half_speed() -> float:
     whole, half = (
         PackedLinear(weight, None, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
     )
-    return _ratio([whole], [half], x)
+    return _ratio([partial(whole, x)], [partial(half, x)])
 
 
 @functools.cache
-def float16_speed() -> float:
+def float16_speed(beside: torch.dtype = torch.float32) -> float:
     """How many times as fast as packed layers those of float16 are on a few rows, by a probe of a fifth of a second.
 
     Their weights are more than a cache holds, as a decoder's are.
     """
     weight, x = torch.ones(2048, 768), torch.ones(3, 768)
     count = range(12)
-    whole = [PackedLinear(weight, None) for _ in count]
-    return _ratio(whole, [Float16Linear(weight, None) for _ in count], x)
+    packed = [partial(PackedLinear(weight, None, dtype=beside), x) for _ in count]
+    return _ratio(packed, [partial(Float16Linear(weight, None), x) for _ in count])
+
+
+@functools.cache
+def fused_attention_speed() -> float:
+    """How many times as fast as by a few heads fused attention runs in bfloat16, by a probe of a tenth of a second."""
+    x = torch.ones(1, 577, 768, dtype=torch.bfloat16)
+    return _ratio([partial(by_heads, x, x, x, 12)], [partial(fused, x, x, x, 12)])
 
 
 @torch.inference_mode()
-def _ratio(one: Sequence[nn.Module], other: Sequence[nn.Module], x: Tensor) -> float:
-    """How many times as fast other layers are, at their best, run in turns, as other work may meet both."""
+def _ratio(one: Sequence[Callable[[], object]], other: Sequence[Callable[[], object]]) -> float:
+    """How many times as fast others are, at their best, run in turns, as other work may meet both."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _, (layers, times) in product(range(10), zip((one, other), seconds)):
+    for _, (calls, times) in product(range(10), zip((one, other), seconds)):
         start = time.perf_counter()
-        for layer in layers:
-            layer(x)
+        for call in calls:
+            call()
         times.append(time.perf_counter() - start)
     return min(seconds[0]) / min(seconds[1])
 
