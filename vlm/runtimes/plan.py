@@ -42,7 +42,7 @@ def planned(precision: Precision) -> Plan:
         plan = _in_half(Plan(vision=half, slots=half, words=half))
         if not probes.can_take_float16():
             return plan  # logits of bfloat16 would be the same for words that are nearly as likely
-        faster = probes.float16_speed(beside=half) > 1
+        faster = probes.float16_speed(beside=half) >= probes.WORTH
         return replace(plan, words=torch.float16 if faster else half, head=torch.float16)
     return Plan()
 

@@ -17,7 +17,7 @@ from vlm.runtimes.layers import Float16Linear, Int8Linear, PackedLinear, can_pac
 
 # The instructions that multiply in bfloat16, as Linux names them, and as people do.
 _INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
-_WORTH = 1.2  # times as fast, for the roundings that it costs
+WORTH = 1.2  # times as fast, for the roundings that it costs, and as probes differ by less from run to run
 
 
 @functools.cache
@@ -71,7 +71,7 @@ def can_take_int8() -> bool:
 
 def half_is_faster() -> bool:
     """Whether the processor has instructions for bfloat16, and enough is gained by them for what rounding costs."""
-    return bool(processor()[1]) and can_halve() and half_speed() >= _WORTH
+    return bool(processor()[1]) and can_halve() and half_speed() >= WORTH
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def fastest() -> tuple[Precision, str]:
     if instructions and can_halve():
         speed = half_speed()
         has = f"{name} has {' and '.join(instructions)}"
-        if speed >= _WORTH:
+        if speed >= WORTH:
             return Precision.bf16, f"{has}, and layers run {speed:.1f} times as fast in bf16"
         why = f"{has}, but layers run {speed:.1f} times as fast in bf16"
     else:
@@ -131,6 +131,6 @@ def fastest() -> tuple[Precision, str]:
         return Precision.float32, why
     speed = float16_speed()
     reads = f"weights of 16 bits are read {speed:.1f} times as fast"
-    if speed < _WORTH:
+    if speed < WORTH:
         return Precision.float32, f"{why}, and {reads}"
     return Precision.fp16, f"{why}; {reads}"
