@@ -27,7 +27,7 @@ from vlm.model.vision import VisionEncoder, folded
 from vlm.options import Precision
 from vlm.runtimes import Runtime, TextDecoder, probes
 from vlm.runtimes.blocks import ChunkedMlp
-from vlm.runtimes.half_attention import HalfAttention, InHeads, by_heads, fused
+from vlm.runtimes.half_attention import HalfAttention, InHeads, at_once, by_heads
 from vlm.runtimes.layers import Float16Linear, FusedConvolution, Int8Linear, PackedLinear
 from vlm.runtimes.openvino import BackendError
 from vlm.runtimes.packed import HalfEncoder, packed, packed_layers
@@ -137,7 +137,7 @@ def test_a_plan_has_what_the_processor_gains_by(
         monkeypatch.setattr(probes, "fused_attention_speed", lambda speed=speed: speed)
         found[speed] = planned(Precision.bf16)
     assert found[0.9] == replace(found[1.1], attend=by_heads)
-    assert found[1.1].attend is fused
+    assert found[1.1].attend is at_once
     assert found[1.1].head == torch.float16
     narrow = torch.bfloat16 if half else torch.float32
     assert planned(Precision.int8).vision == torch.int8
@@ -195,7 +195,7 @@ ATTENTIONS = [
 
 @needs_bf16
 @pytest.mark.parametrize("attention", ATTENTIONS, ids=lambda module: type(module).__name__)
-@pytest.mark.parametrize("attend", [fused, by_heads])
+@pytest.mark.parametrize("attend", [at_once, by_heads])
 @pytest.mark.parametrize("length", [20, 150])  # fewer places than channels, and more
 @torch.inference_mode()
 def test_attention_in_bf16_is_timms(
@@ -233,7 +233,7 @@ def test_what_is_between_an_mlps_layers_is_rounded_once(
 ) -> None:
     """In bfloat16, and what comes out is in float32, as when each layer gives float32."""
     monkeypatch.setattr("vlm.runtimes.blocks._SMALL", small)
-    monkeypatch.setattr("vlm.runtimes.blocks._HIDDEN", 7 * 96 * 2)
+    monkeypatch.setattr("vlm.runtimes.blocks._HIDDEN", {torch.bfloat16: 7 * 96})
     half = torch.bfloat16
     mlp = Mlp(24, 96, 40, act_layer=GELU).eval()
     holder = nn.ModuleDict({"mlp": mlp})

@@ -125,7 +125,7 @@ def test_mlps_of_few_weights_go_over_some_rows_at_a_time(tiny, monkeypatch):
     model.vision = VisionEncoder(config).eval()
     for small, expected in ((1 << 30, True), (0, False)):
         monkeypatch.setattr("vlm.runtimes.blocks._SMALL", small)
-        monkeypatch.setattr("vlm.runtimes.blocks._HIDDEN", 1000)
+        monkeypatch.setattr("vlm.runtimes.blocks._HIDDEN", {torch.float32: 1000})
         found = packed(model).vision
         assert any(isinstance(module, ChunkedMlp) for module in found.modules()) == expected
         torch.testing.assert_close(found(pixels)[0], model.vision(pixels)[0], atol=1e-4, rtol=1e-4)

@@ -34,9 +34,10 @@ with lean_timm():
     )
     from timm.models.vision_transformer import Attention
 
-# An MLP goes over some rows at a time, with so many bytes between its layers, where its weights, which it then reads
+# An MLP goes over some rows at a time, with so many numbers between its layers, where its weights, which it then reads
 # more than once, are so small that the cache has room for them, too.
-_HIDDEN, _SMALL = 1 << 23, 6_000_000  # bytes
+_HIDDEN = {torch.float32: 1 << 20, torch.bfloat16: 1 << 22}
+_SMALL = 6_000_000  # bytes
 
 
 class ChunkedMlp(Mlp):
@@ -126,7 +127,7 @@ def _rebuilt_mlp(mlp: Mlp, packed: Any) -> nn.Module:
     few = sum(layer.weight_bytes for layer in layers) <= _SMALL
     if not few and not half:
         return packed
-    rows = _HIDDEN // (first.out_features * dtype.itemsize) if few else sys.maxsize
+    rows = _HIDDEN[dtype] // first.out_features if few else sys.maxsize
     return ChunkedMlp(packed, rows, last.out_features, dtype)
 
 

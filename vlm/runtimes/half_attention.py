@@ -45,7 +45,7 @@ class HalfAttention(nn.Module):
         return self.proj(attended.to(self.proj.dtype)).to(x.dtype)
 
 
-def fused(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+def at_once(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Torch's own, the fastest where the processor has AMX; sums and scores are in float32."""
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -8,7 +8,7 @@ import torch
 
 from vlm.options import Precision
 from vlm.runtimes import probes
-from vlm.runtimes.half_attention import InHeads, by_heads, fused
+from vlm.runtimes.half_attention import InHeads, at_once, by_heads
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Plan:
     slots: torch.dtype = torch.float32
     words: torch.dtype = torch.float32
     head: torch.dtype = torch.float32
-    attend: InHeads = fused
+    attend: InHeads = at_once
 
 
 def planned(precision: Precision) -> Plan:
@@ -49,5 +49,5 @@ def planned(precision: Precision) -> Plan:
 
 def _in_half(plan: Plan) -> Plan:
     """The plan with bfloat16 for what is narrow, and the faster way to attend."""
-    attend = fused if probes.fused_attention_speed() > 1 else by_heads
+    attend = at_once if probes.fused_attention_speed() > 1 else by_heads
     return replace(plan, narrow=torch.bfloat16, attend=attend)

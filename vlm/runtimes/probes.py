@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from vlm.options import Precision
-from vlm.runtimes.half_attention import by_heads, fused
+from vlm.runtimes.half_attention import at_once, by_heads
 from vlm.runtimes.layers import Float16Linear, Int8Linear, PackedLinear, can_pack
 
 # The instructions that multiply in bfloat16, as Linux names them, and as people do.
@@ -100,7 +100,7 @@ def float16_speed(beside: torch.dtype = torch.float32) -> float:
 def fused_attention_speed() -> float:
     """How many times as fast as by a few heads fused attention runs in bfloat16, by a probe of a tenth of a second."""
     x = torch.ones(1, 577, 768, dtype=torch.bfloat16)
-    return _ratio([partial(by_heads, x, x, x, 12)], [partial(fused, x, x, x, 12)])
+    return _ratio([partial(by_heads, x, x, x, 12)], [partial(at_once, x, x, x, 12)])
 
 
 @torch.inference_mode()
