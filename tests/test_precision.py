@@ -142,6 +142,7 @@ def test_a_plan_has_what_the_processor_gains_by(
     narrow = torch.bfloat16 if half else torch.float32
     assert planned(Precision.int8).vision == torch.int8
     assert planned(Precision.int8).narrow == narrow
+    assert planned(Precision.int8).words == (torch.bfloat16 if half else torch.float16)
     assert planned(Precision.fp16).vision == planned(Precision.fp16).narrow == torch.float32
     assert planned(Precision.float32) == Plan()
     monkeypatch.setattr(probes, "can_take_float16", lambda: False)

@@ -38,16 +38,19 @@ def planned(precision: Precision) -> Plan:
         plan = replace(float16, vision=torch.int8, slots=torch.int8)
         return _in_half(plan) if probes.half_is_faster() else plan
     if precision == Precision.bf16:
-        half = torch.bfloat16
-        plan = _in_half(Plan(vision=half, slots=half, words=half))
-        if not probes.can_take_float16():
-            return plan  # logits of bfloat16 would be the same for words that are nearly as likely
-        faster = probes.float16_speed(beside=half) >= probes.WORTH
-        return replace(plan, words=torch.float16 if faster else half, head=torch.float16)
+        return _in_half(Plan(vision=torch.bfloat16, slots=torch.bfloat16))
     return Plan()
 
 
 def _in_half(plan: Plan) -> Plan:
-    """The plan with bfloat16 for what is narrow, and the faster way to attend."""
+    """The plan with what is narrow in bfloat16, and words in that or in float16, whichever is faster.
+
+    Logits of bfloat16 would be the same for words that are nearly as likely.
+    """
+    half, float16 = torch.bfloat16, torch.float16
     attend = at_once if probes.fused_attention_speed() > 1 else by_heads
-    return replace(plan, narrow=torch.bfloat16, attend=attend)
+    plan = replace(plan, narrow=half, words=half, attend=attend)
+    if not probes.can_take_float16():
+        return plan
+    words = float16 if probes.float16_speed(beside=half) >= probes.WORTH else half
+    return replace(plan, words=words, head=float16)
