@@ -31,7 +31,7 @@ from vlm.runtimes.half_attention import HalfAttention, InHeads, at_once, by_head
 from vlm.runtimes.layers import Float16Linear, FusedConvolution, Int8Linear, PackedLinear
 from vlm.runtimes.openvino import BackendError
 from vlm.runtimes.packed import HalfEncoder, packed, packed_layers
-from vlm.runtimes.plan import Plan, planned
+from vlm.runtimes.plan import FLOAT32, Plan, planned
 from vlm.runtimes.probes import can_halve, can_take_float16, can_take_int8, fastest
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
@@ -144,7 +144,7 @@ def test_a_plan_has_what_the_processor_gains_by(
     assert planned(Precision.int8).narrow == narrow
     assert planned(Precision.int8).words == (torch.bfloat16 if half else torch.float16)
     assert planned(Precision.fp16).vision == planned(Precision.fp16).narrow == torch.float32
-    assert planned(Precision.float32) == Plan()
+    assert planned(Precision.float32) == FLOAT32 == Plan()
     monkeypatch.setattr(probes, "can_take_float16", lambda: False)
     assert planned(Precision.bf16).head == torch.float32
 
@@ -297,9 +297,13 @@ def test_a_layer_of_int8_rounds_each_row_by_its_largest(shape: tuple[int, ...], 
 @needs_int8
 @torch.inference_mode()
 def test_a_row_is_the_same_in_every_batch() -> None:
-    layer, x = Int8Linear(torch.randn(40, 24), torch.randn(40)), torch.randn(50, 24)
-    for row in range(50):  # a step is 1e-2 of it, and float32's last digit 1e-7
-        torch.testing.assert_close(layer(x[row : row + 1])[0], layer(x)[row], atol=1e-5, rtol=1e-6)
+    """Of whole numbers with whole scales, so that all kernels of oneDNN's scale them without rounding."""
+    weight, x = (torch.randint(-127, 128, (rows, 24)).float() for rows in (40, 50))
+    weight[:, 0] = x[:, 0] = 127
+    x *= 2.0 ** torch.randint(-9, 9, (50, 1))  # one scale for all rows would leave nothing of some
+    layer = Int8Linear(weight, torch.randint(-9, 9, (40,)))
+    for row in range(50):
+        assert torch.equal(layer(x[row : row + 1])[0], layer(x)[row])
 
 
 @needs_int8
@@ -426,6 +430,7 @@ def test_a_probe_uses_up_no_seed() -> None:
     probes.half_speed.__wrapped__()
     if can_take_float16():
         probes.float16_speed.__wrapped__()
+    probes.fused_attention_speed.__wrapped__()
     assert torch.equal(torch.get_rng_state(), state)
 
 

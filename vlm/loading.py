@@ -63,10 +63,8 @@ def load(
         model.vision = folded(model.vision)
     if openvino:
         model = compiled(model, chosen == Precision.int8)
-    elif chosen in _PACKED:
-        model = packed(model, planned(chosen), keep=False)
     elif place.type == "cpu" and can_pack() and not gradients:
-        model = packed(model, keep=False)
+        model = packed(model, planned(chosen), keep=False)
     return Captioner(model.to(place), tokenizer)
 
 

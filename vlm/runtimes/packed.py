@@ -26,7 +26,7 @@ from vlm.runtimes.layers import (
     Int8Linear,
     PackedLinear,
 )
-from vlm.runtimes.plan import Plan
+from vlm.runtimes.plan import FLOAT32, Plan
 from vlm.runtimes.twin import M, fused, give_up, twin
 
 log = logging.getLogger(__name__)
@@ -54,16 +54,15 @@ class HalfEncoder(VisionEncoder):
 
 
 def packed(
-    model: VisionLanguageModel, plan: Plan | None = None, keep: bool = True
+    model: VisionLanguageModel, plan: Plan = FLOAT32, keep: bool = True
 ) -> VisionLanguageModel:
     """A model's twin whose linear layers are packed; it has no gradients, and the model stays as it was.
 
     Without `keep` the layers of what reads and writes give up their weights one by one, as they are packed, so that at
     no time there are two of a model in memory; of the model then only the twin can be used.
 
-    Without a plan all is in float32. An encoder of convolutions is in whole in bfloat16, where the plan has it.
+    An encoder of nothing but convolutions is in bfloat16 in whole where the plan has these in it.
     """
-    plan = plan or Plan()
     same = twin(model)
     same.vision = _packed_vision(model.vision, plan)
     same.adapter = packed_layers(model.adapter, plan.slots, plan, keep)

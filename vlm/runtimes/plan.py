@@ -29,6 +29,9 @@ class Plan:
     attend: InHeads = at_once
 
 
+FLOAT32 = Plan()
+
+
 def planned(precision: Precision) -> Plan:
     """The plan for a precision that this processor has; "auto" is to be decided before."""
     float16 = Plan(slots=torch.float16, words=torch.float16, head=torch.float16)
@@ -39,7 +42,7 @@ def planned(precision: Precision) -> Plan:
         return _in_half(plan) if probes.half_is_faster() else plan
     if precision == Precision.bf16:
         return _in_half(Plan(vision=torch.bfloat16, slots=torch.bfloat16))
-    return Plan()
+    return FLOAT32
 
 
 def _in_half(plan: Plan) -> Plan:
