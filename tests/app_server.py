@@ -27,7 +27,7 @@ def serving(model: Path, *options: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def browsing() -> Iterator[Browser]:
+def browsing(*extra: str) -> Iterator[Browser]:
     """The system's Chromium, or Playwright's."""
     names = ("chromium", "chromium-browser", "google-chrome")
     installed = next((path for path in map(shutil.which, names) if path), None)
@@ -35,6 +35,7 @@ def browsing() -> Iterator[Browser]:
     flags += ["--disable-dev-shm-usage"]  # containers have 64 MB of it, and tabs crash beyond
     flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    flags += extra
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
