@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from vlm.explain.method import Head
     from vlm.explain.paint import Style
     from vlm.explain.regions import Box
-    from vlm.generate import Hypothesis
-    from vlm.tokenizer import Tokenizer, WordSpan
 
 
 @dataclass(frozen=True)
@@ -321,38 +318,6 @@ class Progress:
     answer: Answer | None = None
 
 
-def words_of(tokenizer: Tokenizer, hypothesis: Hypothesis) -> tuple[Word, ...]:
-    """All words of a hypothesis."""
-    return _words(tokenizer.words(hypothesis.ids), hypothesis)
-
-
-def progress(tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> Progress:
-    """Where the search for one prompt stands, of its hypotheses that may still win, best first.
-
-    The words are sure on which all of them agree.
-    """
-    leader, shared = hypotheses[0], _agreed(hypotheses)
-    sure = _words(tokenizer.settled(shared), leader)
-    return Progress(sure, words_of(tokenizer, leader)[len(sure) :])
-
-
-def sure_text(tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> str:
-    """What a search will say at least: the text up to the last word that `progress` calls sure."""
-    ids = _agreed(hypotheses)
-    sure = tokenizer.settled(ids)
-    return tokenizer.decode(ids)[: sure[-1].stop] if sure else ""
-
-
-def _agreed(hypotheses: Sequence[Hypothesis]) -> tuple[int, ...]:
-    """The ids that all hypotheses begin with that may still win."""
-    shared = hypotheses[0].ids
-    ended = [h for h in hypotheses if h.finished]
-    for other in [h for h in hypotheses if not h.finished] + ended[:1]:
-        pairs = enumerate(zip(shared, other.ids))
-        shared = shared[: next((i for i, (a, b) in pairs if a != b), len(other.ids))]
-    return shared
-
-
 def with_verdict(line: str, answer: Answer) -> str:
     """A line about an answer, which says where the model is not sure of it or only guesses."""
     said = {"unsure": "not sure", "guess": "a guess: the model can't tell"}.get(
@@ -371,25 +336,3 @@ def answer_line(answer: Answer, with_question: bool) -> str:
     if answer.citation not in (None, NOT_THERE):
         line += f"; {answer.citation}"
     return f"{answer.question} {line}" if with_question else line
-
-
-def candidates(
-    tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis], ranked_by_confidence: bool
-) -> list[tuple[Alternative, Hypothesis]]:
-    """The texts of a search's result, best first, each with the best hypothesis that spells it."""
-    spelled: dict[str, list[Hypothesis]] = {}  # several token sequences may spell one text
-    for hypothesis in {h.ids: h for h in hypotheses}.values():  # samples may coincide
-        spelled.setdefault(tokenizer.decode(hypothesis.ids), []).append(hypothesis)
-    texts = []
-    for text, ways in spelled.items():
-        probability = sum(math.exp(sum(way.logprobs)) for way in ways)
-        texts.append((Alternative(text, min(1.0, probability), ways[0].score), ways[0]))
-    if ranked_by_confidence:
-        texts.sort(key=lambda pair: -pair[0].confidence)
-    return texts
-
-
-def _words(spans: Sequence[WordSpan], hypothesis: Hypothesis) -> tuple[Word, ...]:
-    return tuple(
-        Word(span.text, sum(hypothesis.logprobs[token] for token in span.tokens)) for span in spans
-    )

@@ -12,18 +12,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vlm.answers import Alternative, Answer, candidates, words_of
-from vlm.boxes import Place, places_of
-from vlm.contradictions import without_false_ones
-from vlm.copies import whole_copy
+from vlm.answering import found, given
+from vlm.answers import Answer
 from vlm.documents.passages import Passage
 from vlm.encoded_image import EncodedImage, Took
-from vlm.fields import fields_of
 from vlm.generate import Hypothesis, stream
 from vlm.images import MAX_PIXELS, ImageError, ImageSource, Photo, read_photo
 from vlm.images.header import with_header
 from vlm.images.photo import Entered
-from vlm.judgement import judge
 from vlm.model.config import DocumentsConfig
 from vlm.model.decoder import Projected
 from vlm.model.grounding import passage_ids
@@ -37,8 +33,6 @@ from vlm.passages_beside import (
     DocumentsError,
     as_passages,
     fitting,
-    respelled,
-    spelled_as,
 )
 from vlm.prompts import (
     Prompt,
@@ -300,7 +294,7 @@ class Captioner:
         took = Took.since(start, first, len(prompts))
         asking = [(image, question) for image in images for question in asked]
         return [
-            self.answer(image, question, hypotheses, took)
+            found(image, question, hypotheses, took)
             for (image, question), hypotheses in zip(asking, results)
         ]
 
@@ -335,10 +329,7 @@ class Captioner:
         task = CAPTION if question is None else ANSWER
         score = sum(own) / len(own) ** task.length_penalty
         hypothesis = Hypothesis(tuple(ids), calibrated, score, finished)
-        # A text that is given stays as it is, whatever a search would have made of it.
-        return self._told(
-            image, question, self._candidates(question, [hypothesis]), Took.since(start)
-        )
+        return given(image, question, hypothesis, Took.since(start))
 
     @torch.inference_mode()
     def logprobs(
@@ -355,75 +346,6 @@ class Captioner:
         logprobs = (logits / calibration).log_softmax(dim=-1)
         targets = torch.tensor(ids, device=self.model.device)
         return tuple(logprobs.gather(1, targets[:, None])[:, 0].tolist())
-
-    def places(
-        self, image: EncodedImage, question: str | None, ids: Sequence[int]
-    ) -> tuple[Place, ...]:
-        """The places that a text names; lines of text have four corners, all else two."""
-        if "locate" not in self.model.config.tasks:
-            return ()
-        told = None if question is None else named_instruction(self.tokenizer, question)
-        corners = 4 if told == "ocr with regions" else 2
-        return places_of(self.tokenizer, ids, image.frame, corners)
-
-    def answer(
-        self,
-        image: EncodedImage,
-        question: str | None,
-        hypotheses: Sequence[Hypothesis],
-        took: Took,
-    ) -> Answer:
-        """The Answer that a search's last hypotheses for one prompt make."""
-        if not image.passages:
-            return self._told(image, question, self._candidates(question, hypotheses), took)
-        hypotheses = without_false_ones(self.tokenizer, hypotheses, image.passages)
-        found = self._candidates(question, hypotheses)
-        if question is not None:
-            texts = [text for text, _ in found]
-            best = whole_copy(texts, question, image.passages, self._is_everyday)
-            found.sort(key=lambda one: one[0] is not best)
-        return self._told(image, question, found, took)
-
-    def _candidates(
-        self, question: str | None, hypotheses: Sequence[Hypothesis]
-    ) -> list[tuple[Alternative, Hypothesis]]:
-        return candidates(self.tokenizer, hypotheses, ranked_by_confidence=question is not None)
-
-    def _told(
-        self,
-        image: EncodedImage,
-        question: str | None,
-        found: Sequence[tuple[Alternative, Hypothesis]],
-        took: Took,
-    ) -> Answer:
-        """The Answer of candidates, the one to be told first."""
-        (best, hypothesis), *others = found
-        has_fields = self.tokenizer.config.fields
-        text, words = best.text, words_of(self.tokenizer, hypothesis)
-        if image.passages:
-            spelled = spelled_as([word.text for word in words], image.passages, self._is_everyday)
-            words = tuple(replace(word, text=own) for word, own in zip(words, spelled))
-            text = respelled(text, spelled)
-        return Answer(
-            text=text,
-            score=best.score,
-            confidence=best.confidence,
-            words=words,
-            alternatives=tuple(other for other, _ in others),
-            question=question,
-            finished=hypothesis.finished,
-            ms={"read": image.photo.entered.read_ms, "encode": image.encode_ms, **took.ms},
-            batch=took.batch,
-            image=image,
-            ids=hypothesis.ids,
-            logprobs=hypothesis.logprobs,
-            judgement=judge(image, question is not None, best.confidence, hypothesis.logprobs),
-            fields=fields_of(self.tokenizer, hypothesis.ids) if has_fields else None,
-            places=self.places(image, question, hypothesis.ids),
-        )
-
-    def _is_everyday(self, word: str) -> bool:
-        return len(self.tokenizer.encode(word)) == 1
 
 
 def synchronise(device: torch.device) -> None:

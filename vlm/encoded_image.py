@@ -12,13 +12,8 @@ import torch
 from PIL import Image
 
 from vlm import kinds
-from vlm.answers import (
-    Answer,
-    ImageEffect,
-    Progress,
-    Word,
-    progress,
-)
+from vlm.answering import found, progress
+from vlm.answers import Answer, ImageEffect, Progress, Word
 from vlm.documents.passages import Passage
 from vlm.explain.evidence import Evidence, evidence
 from vlm.explain.finished import Finished
@@ -32,16 +27,8 @@ from vlm.model.decoder import Projected
 from vlm.model.grounding import PASSAGE
 from vlm.model.memory import Memory
 from vlm.options import CAPTION, READING, choose
-from vlm.passages_beside import (
-    DocumentsError,
-    first_that_fit,
-    fitting,
-    stands_in,
-)
-from vlm.prompts import (
-    QuestionError,
-    instruction,
-)
+from vlm.passages_beside import DocumentsError, first_that_fit, fitting, stands_in
+from vlm.prompts import QuestionError, instruction
 
 if TYPE_CHECKING:  # what encodes images is below what they are
     from vlm.captioner import Captioner
@@ -217,7 +204,7 @@ class EncodedImage:
             first = first or time.perf_counter()
             yield progress(self.captioner.tokenizer, hypotheses)
         took = Took.since(start, first)
-        answer = self.captioner.answer(image, question, hypotheses, took)
+        answer = found(image, question, hypotheses, took)
         yield Progress(answer.words, answer=answer)
 
     def stream(self, question: str | None = None, **options: Any) -> Iterator[Word]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from vlm.answers import Answer, Word, progress, sure_text
+from vlm.answering import found, progress, sure_text
+from vlm.answers import Answer, Word
 from vlm.captioner import Captioner
 from vlm.encoded_image import EncodedImage, Took
 from vlm.errors import UserError
@@ -324,7 +325,7 @@ class Engine:
         def finish(row: int, hypotheses: Sequence[Hypothesis]) -> None:
             took = Took.since(start, first, len(jobs))
             search = searches[row]
-            jobs[row].finish(captioner.answer(search.image, search.question, hypotheses, took))
+            jobs[row].finish(found(search.image, search.question, hypotheses, took))
 
         begun = [
             captioner.start([s.image], None if s.question is None else [s.question])

@@ -159,10 +159,8 @@ class Int8Linear(nn.Module):
         super().__init__()
         whole, self.scale = quantise(weight.detach().float())
         self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
-        self.dtype, self.weight_bytes = (
-            torch.float32,
-            whole.nbytes,
-        )  # of what comes in, and goes out
+        self.dtype = torch.float32  # of what comes in, and goes out
+        self.weight_bytes = whole.nbytes
         self.zero = torch.zeros(len(whole), dtype=torch.long)
         self.middle = torch.full((whole.shape[1],), _STEPS + 1.5)
         held = torch.zeros(len(whole)) if bias is None else bias.detach().float()
