@@ -55,34 +55,34 @@ def measure_pairs(
     generator = random.Random(seed)
     pool = captions_by_thing(record for own in known for record in own)
     kept = generator.sample(list(known), min(KNOWN, len(known)))
-    store = PhotoPairs.open(":memory:", captioner.blank_vector, create=True)  # of SQLite's
-    for own in kept:
-        vector = captioner.encode(own[0].image.read()).vector
-        store.add(own[0].image.key, vector, own[0].texts[0])
-    progress(f"{len(store)} photos are known")
     hits: dict[str, list[bool]] = {}
     references: dict[str, list[str]] = {}
     alone: dict[str, str] = {}
     beside: dict[str, str] = {}
-    for records in photos:
-        if len(references) == count:
-            break
-        image = captioner.encode(records[0].image.read())
-        drawn = {
-            name: _sheet(records, pool, generator, *numbers) for name, numbers in NAMED.items()
-        }
-        if any(sheet is None for sheet in drawn.values()):
-            continue
-        for name, sheet in drawn.items():
-            hits.setdefault(name, []).append(_says(image, sheet))
-        elsewhere = _sheet(records, pool, generator, 0, 6)
-        hits.setdefault(ELSEWHERE, []).append(not _says(image, elsewhere))
-        key = records[0].image.key
-        references[key] = [text for r in records if r.question is None for text in r.texts]
-        alone[key] = image.caption().text
-        beside[key] = image.recall(store).caption().text
-        if len(references) % 50 == 0:
-            progress(f"{len(references)} of {count} photos")
+    with PhotoPairs.open(":memory:", captioner.blank_vector, create=True) as store:  # of SQLite's
+        for own in kept:
+            vector = captioner.encode(own[0].image.read()).vector
+            store.add(own[0].image.key, vector, own[0].texts[0])
+        progress(f"{len(store)} photos are known")
+        for records in photos:
+            if len(references) == count:
+                break
+            image = captioner.encode(records[0].image.read())
+            drawn = {
+                name: _sheet(records, pool, generator, *numbers) for name, numbers in NAMED.items()
+            }
+            if any(sheet is None for sheet in drawn.values()):
+                continue
+            for name, sheet in drawn.items():
+                hits.setdefault(name, []).append(_says(image, sheet))
+            elsewhere = _sheet(records, pool, generator, 0, 6)
+            hits.setdefault(ELSEWHERE, []).append(not _says(image, elsewhere))
+            key = records[0].image.key
+            references[key] = [text for r in records if r.question is None for text in r.texts]
+            alone[key] = image.caption().text
+            beside[key] = image.recall(store).caption().text
+            if len(references) % 50 == 0:
+                progress(f"{len(references)} of {count} photos")
     scores = [cider_of_each(texts, references) for texts in (alone, beside) if texts]
     if len(scores) < 2 or scores[0] is None or scores[1] is None:
         raise DataError(
