@@ -12,6 +12,7 @@ from torch import Tensor
 from vlm.model.decoder import Cache, Decoder, Projected
 from vlm.nudges import Nudge, nudged
 from vlm.options import Options
+from vlm.sampling import allowed, draw, seeded_chances
 
 _NEVER = -1e9  # a score no hypothesis reaches; finite, so that sums of it stay numbers
 
@@ -140,7 +141,7 @@ def _ancestral(
     if options.sample:
         # A generator of its own for each row: a prompt's samples do not depend on what else is in the batch.
         chances = [
-            _chances(seed, candidate, options.max_tokens)
+            seeded_chances(seed, candidate, options.max_tokens)
             for seed in seeds
             for candidate in range(options.candidates)
         ]
@@ -151,9 +152,9 @@ def _ancestral(
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     for length in range(1, options.max_tokens + 1):
         scores = nudged(state.logits, tokens, nudges, options.candidates)
-        scores = _controlled(scores, tokens, length, end, options)
+        scores = allowed(scores, tokens, length, end, options)
         chance = drawn[:, length - 1] if options.sample else None
-        chosen = scores.argmax(dim=-1) if chance is None else _draw(scores, chance, options)
+        chosen = scores.argmax(dim=-1) if chance is None else draw(scores, chance, options)
         chosen = chosen.masked_fill(finished, pad)
         own, calibrated = _logprobs(state.logits, calibration)  # (R, V)
         totals = totals + own.gather(1, chosen[:, None])[:, 0].masked_fill(finished, 0.0)
@@ -205,7 +206,7 @@ def _beam(
     for length in range(1, options.max_tokens + 1):
         own, calibrated = _logprobs(state.logits, calibration)  # (R, V)
         controlled = nudged(state.logits, tokens, nudges, beams)
-        controlled = _controlled(controlled, tokens, length, end, options)
+        controlled = allowed(controlled, tokens, length, end, options)
         ranked = own if controlled is state.logits else controlled.log_softmax(dim=-1)
         # Of twice as many continuations at most half end, so enough are left to go on.
         likely, likely_tokens = ranked.topk(min(2 * beams, vocab_size), dim=1)  # (R, k)
@@ -358,64 +359,6 @@ def _logprobs(logits: Tensor, calibration: float) -> tuple[Tensor, Tensor]:
     """The model's own log-probabilities of logits `(..., V)`, and the calibrated ones."""
     own = logits.log_softmax(dim=-1)
     return own, own if calibration == 1 else (logits / calibration).log_softmax(dim=-1)
-
-
-def _controlled(logits: Tensor, tokens: Tensor, length: int, end: int, options: Options) -> Tensor:
-    """Logits after repetition control and the minimum length."""
-    if options.repetition_penalty != 1 and tokens.shape[1]:
-        used = logits.gather(1, tokens)
-        penalised = torch.where(
-            used > 0, used / options.repetition_penalty, used * options.repetition_penalty
-        )
-        logits = logits.scatter(1, tokens, penalised)
-    if options.no_repeat_ngram and tokens.shape[1] >= options.no_repeat_ngram:
-        logits = logits.clone()
-        for row, banned in enumerate(_repeats(tokens.tolist(), options.no_repeat_ngram)):
-            logits[row, banned] = float("-inf")
-    if length <= options.min_tokens:
-        logits = logits.clone()
-        logits[:, end] = float("-inf")
-    return logits
-
-
-def _repeats(rows: list[list[int]], size: int) -> Iterator[list[int]]:
-    """For each row, the tokens that would complete an n-gram it already has."""
-    for ids in rows:
-        head = ids[len(ids) - size + 1 :]
-        yield [
-            ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == head
-        ]
-
-
-def _draw(logits: Tensor, chances: Tensor, options: Options) -> Tensor:
-    """One sampled token for each row, `(R,)`, of the `top_k` and the smallest set that holds `top_p`.
-
-    `chances` `(R,)` are uniform in [0, 1): a token is drawn where the sum of all probabilities up to its own passes it.
-    """
-    logits = logits / options.temperature
-    if options.top_k:
-        floor = logits.topk(min(options.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < floor, float("-inf"))
-    probabilities = logits.softmax(dim=-1)
-    if options.top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        before = ordered.cumsum(dim=-1) - ordered
-        ordered = ordered.masked_fill(before >= options.top_p, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter(1, order, ordered)
-    sums = probabilities.cumsum(dim=-1)
-    drawn = torch.searchsorted(sums, (chances * sums[:, -1])[:, None], right=True)[:, 0]
-    # Rounding may make the product the whole sum, which no token passes; the last that can be drawn reaches it.
-    return torch.minimum(drawn, torch.searchsorted(sums, sums[:, -1:].contiguous())[:, 0])
-
-
-def _chances(seed: int | None, candidate: int, count: int) -> Tensor:
-    """What decides a row's tokens: `count` numbers uniform in [0, 1), the same on every device."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed((seed * 1_000_003 + candidate) % 2**63)
-    return torch.rand(count, generator=generator)
 
 
 def _hypothesis(
