@@ -7,16 +7,10 @@ from itertools import islice
 
 import pytest
 
-from training.lesson.grammar import (
-    BEHIND,
-    BEINGS,
-    INTRANSITIVE,
-    TRANSITIVE,
-    Grammar,
-    sentences,
-)
+from training.lesson.grammar import Grammar, sentences
 from training.lesson.learning import LessonRecipe, draw
 from training.lesson.pairs import AlignedPair, Vocabulary
+from training.lesson.word_forms import BEHIND, BEINGS, INTRANSITIVE, TRANSITIVE
 
 
 @pytest.fixture(scope="module")
