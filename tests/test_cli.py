@@ -679,7 +679,13 @@ def test_a_package_of_training_that_is_missing_is_one_sentence():
     ]
 
 
-def test_a_reader_that_has_seen_enough_ends_the_run(command):
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def buffering(request, monkeypatch):
+    """Whether Python writes at once what is printed, which a user's environment may decide, or at the end."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
+
+
+def test_a_reader_that_has_seen_enough_ends_the_run(command, buffering):
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout.readline()
@@ -688,13 +694,34 @@ def test_a_reader_that_has_seen_enough_ends_the_run(command):
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
-def test_a_full_disk_is_one_sentence_for_help_too(arguments):
-    command = [sys.executable, "-m", "vlm", *arguments]
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["-m", "vlm", "--help"],
+        ["-m", "vlm", "--version"],
+        ["-m", "vlm", "train", "--help"],
+        ["-m", "training.evaluate", "--help"],
+        ["app.py", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk_is_one_sentence_for_help_too(program, buffering):
+    command = [sys.executable, *program]
     with open("/dev/full", "w") as full:
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        result = subprocess.run(
+            command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert result.stderr == "error: cannot write the output: No space left on device\n"
     assert result.returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "--known"]])
+def test_a_reader_that_wants_nothing_is_told_nothing(arguments, buffering):
+    command, pipe = [sys.executable, "-m", "vlm", *arguments], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_a_closed_output_is_one_sentence():
@@ -704,7 +731,7 @@ def test_a_closed_output_is_one_sentence():
     assert result.returncode == 2
 
 
-def test_a_full_disk_is_one_sentence(command):
+def test_a_full_disk_is_one_sentence(command, buffering):
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.stderr == "error: cannot write the output: No space left on device\n"

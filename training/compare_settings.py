@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vlm.cli.arguments import Device
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 
 from .dataset_arguments import Format, Images, ReaderOptions, read_all
 
@@ -112,4 +112,4 @@ def compare_settings(
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm.cli.arguments import Device
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 
 if TYPE_CHECKING:
     from vlm.captioner import Captioner
@@ -157,4 +157,4 @@ def _progress(line: str) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

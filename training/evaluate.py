@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from vlm.cli.arguments import Device
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 from vlm.options import Precision
 
 from .dataset_arguments import Format, Images, ReaderOptions, read_all
@@ -185,4 +185,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 
 from .data.describe import (
     Overlap,
@@ -234,4 +234,4 @@ def overlap_table(overlaps: list[Overlap]) -> Table:
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from vlm.cli.arguments import Device
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -86,4 +86,4 @@ def table(
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -80,4 +80,4 @@ def train(
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -154,4 +154,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    app()
+    run_program(app)

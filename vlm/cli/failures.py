@@ -6,7 +6,9 @@ could not be written, and 130 when the user interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -36,9 +38,38 @@ def clear_errors(extra: str | None = None) -> Iterator[None]:
         raise
     except OSError as error:
         place = error.filename or "cannot write the output"
+        _leave_what_cannot_be_written()
         fail(f"{place}: {error.strerror or error}")
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def run_program(program: Callable[[], object]) -> None:
+    """Run a command line to its end, and leave with an exit code.
+
+    Where even its help, or what is still in a buffer at the end, cannot be written, a sentence says so.
+    """
+    try:
+        with clear_errors():
+            try:
+                program()
+            finally:
+                if sys.stdout is not None:  # it is None where it is closed
+                    sys.stdout.flush()
+    except BrokenPipeError:  # as typer does where the reader leaves earlier
+        _leave_what_cannot_be_written()
+        sys.exit(1)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+
+
+def _leave_what_cannot_be_written() -> None:
+    """Python flushes the output once more at its end, and would say a second time that it cannot."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

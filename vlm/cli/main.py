@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -19,7 +20,7 @@ from vlm.cli.ask_all import ask_all
 from vlm.cli.attend import attend
 from vlm.cli.caption import caption
 from vlm.cli.caption_dataset import caption_dataset
-from vlm.cli.failures import clear_errors, fail
+from vlm.cli.failures import clear_errors, fail, run_program
 from vlm.cli.index_documents import app as index_app
 from vlm.cli.keep_pairs import app as pairs_app
 from vlm.cli.mcp import mcp
@@ -92,9 +93,5 @@ app.command("try", context_settings=training.PASSED_ON)(training.try_settings)
 
 
 def run() -> None:
-    """The command `vlm`: where even its help cannot be written, a sentence says so."""
-    try:
-        with clear_errors():
-            app(prog_name="vlm")
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
+    """The command `vlm`."""
+    run_program(partial(app, prog_name="vlm"))
