@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app_server import PATIENCE, REPOSITORY, assert_captioned, assert_shows, opacity, visiting
+import torch
+from app_server import (
+    PATIENCE,
+    REPOSITORY,
+    assert_captioned,
+    assert_shows,
+    choose_file,
+    opacity,
+    serving,
+    visiting,
+)
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import vlm
+from training.evaluation.trust_report import store
 from vlm.answers import Answer
+from vlm.model.config import CalibrationConfig, VerdictConfig
 
 DOG = REPOSITORY / "assets" / "examples" / "dog.jpg"
 GRID = 3  # patches of a side
@@ -112,6 +126,26 @@ def test_the_verdict_stands_over_the_text_with_its_reason(
     expect(verdict).to_contain_text(f"The model is sure. It finds this {likely} likely")
     ask(seen, QUESTION)
     expect(seen.locator(".answers .verdict")).to_contain_text("The model is not sure.")
+
+
+def test_a_text_just_below_the_bound_is_told_apart_from_it(
+    trusted_checkpoint: Path, browser: Browser, tmp_path: Path
+) -> None:
+    judgement = vlm.load(trusted_checkpoint).encode(DOG).caption().judgement
+    assert judgement is not None
+    folder, bound = tmp_path / "just-below", judgement.likely + 0.0002
+    shutil.copytree(trusted_checkpoint, folder)
+    verdict = VerdictConfig(
+        photo=-1e6, sure_answer=2.0, guess_answer=0.0, sure_caption=bound, guess_caption=0.0
+    )
+    store(folder, CalibrationConfig(), verdict, torch.ones(32))
+    with serving(folder) as (address, _), visiting(browser, address) as open_one:
+        page = open_one()
+        choose_file(page, DOG)
+        verdict_line = page.locator(".reading > .verdict")
+        expect(verdict_line).to_have_attribute("data-verdict", "unsure", timeout=PATIENCE)
+        likely, sure = re.findall(r"([\d.]+) %", verdict_line.inner_text())
+    assert float(likely) < float(sure)
 
 
 def test_a_place_lights_up_the_words_that_drew_on_it_strongest_first(

@@ -19,7 +19,10 @@ function showVerdict(line, judgement) {
 
 function why({ verdict, likely, sure, guess, photo }) {
   if (!photo) return say("why photo");
-  const values = { likely: percent(likely), sure: percent(sure), guess: percent(guess) };
+  const bound = verdict === "guess" ? guess : sure;
+  // Below a bound that is rounded to the same, a text would seem to have reached it.
+  const digits = [0, 1].find((count) => verdict === "sure" || percent(likely, count) !== percent(bound, count)) ?? 2;
+  const values = { likely: percent(likely, digits), sure: percent(sure, digits), guess: percent(guess, digits) };
   return say(verdict === "guess" ? "why guess" : "why likely", values);
 }
 

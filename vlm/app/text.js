@@ -27,8 +27,9 @@ function translate() {
   for (const node of findAll(".english")) node.hidden = language === "en";
 }
 
-function percent(share) {
-  return share < 0.01 ? "< 1 %" : `${Math.round(100 * share)} %`;
+function percent(share, digits = 0) {
+  if (share < 0.01 && !digits) return "< 1 %";
+  return `${(100 * share).toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits })} %`;
 }
 
 /** A new element with a text and attributes. */
