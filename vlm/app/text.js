@@ -28,8 +28,10 @@ function translate() {
 }
 
 function percent(share, digits = 0) {
-  if (share < 0.01 && !digits) return "< 1 %";
-  return `${(100 * share).toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits })} %`;
+  if (digits) {
+    return `${(100 * share).toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits })} %`;
+  }
+  return share < 0.01 ? "< 1 %" : `${Math.round(100 * share)} %`; // for each word under a pointer: quick
 }
 
 /** A new element with a text and attributes. */
